@@ -1,0 +1,14 @@
+"""For every run of pytest: no network, no window on the screen."""
+
+import os
+
+import matplotlib
+
+matplotlib.use("Agg")
+os.environ.pop("MPLBACKEND", None)  # for the kernels of the notebooks, which draw into the page
+
+# The course runs offline. Libraries that would ask a server are told not to; whatever asks all the same finds a closed
+# port, in the tests and in the kernels alike.
+os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRANSFORMERS_OFFLINE="1")
+os.environ.update(dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"))
+os.environ.update(dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1"))

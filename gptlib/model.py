@@ -1,0 +1,132 @@
+"""The model: blocks of attention and feed-forward on one residual path, from token ids to logits.
+
+This is GPT-2's architecture (Radford et al. 2019): LayerNorm before each part, learned positions,
+tanh-approximated GELU, biases everywhere, and one matrix used both to embed tokens and to score them.
+
+B batch · T positions · C channels (n_embd) · V vocabulary
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gptlib.attention import MultiHeadAttention
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The sizes of a GPT. Raises ValueError when they cannot make a model.
+
+    >>> GPTConfig(vocab_size=65, context_length=128, n_layer=4, n_head=4, n_embd=128).n_embd
+    128
+    """
+
+    vocab_size: int
+    context_length: int  # the most positions that the model can see at once
+    n_layer: int
+    n_head: int
+    n_embd: int
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.n_embd % self.n_head:
+            raise ValueError(
+                f"n_embd={self.n_embd} cannot be shared equally by n_head={self.n_head}: choose a multiple of it"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+
+
+class FeedForward(nn.Module):
+    """What each position does on its own: widen four times, bend, narrow again (Vaswani et al. 2017, section 3.3)."""
+
+    def __init__(self, n_embd: int, dropout: float = 0.0):
+        super().__init__()
+        self.widen = nn.Linear(n_embd, 4 * n_embd)
+        self.gelu = nn.GELU(approximate="tanh")  # Hendrycks & Gimpel 2016; GPT-2 uses the tanh form
+        self.narrow = nn.Linear(4 * n_embd, n_embd)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, C) -> (B, T, C)"""
+        return self.dropout(self.narrow(self.gelu(self.widen(x))))
+
+
+class Block(nn.Module):
+    """One layer: positions communicate, then each computes; both add to the residual path."""
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(n_embd)
+        self.attention = MultiHeadAttention(n_embd, n_head, dropout)
+        self.norm2 = nn.LayerNorm(n_embd)
+        self.feed_forward = FeedForward(n_embd, dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, T, C) -> (B, T, C)"""
+        x = x + self.attention(self.norm1(x))
+        x = x + self.feed_forward(self.norm2(x))
+        return x
+
+
+class GPT(nn.Module):
+    """Predicts the next token at every position.
+
+    >>> model = GPT(GPTConfig(vocab_size=65, context_length=8, n_layer=2, n_head=2, n_embd=16))
+    >>> model(torch.zeros(1, 8, dtype=torch.long)).shape
+    torch.Size([1, 8, 65])
+    """
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.position_embedding = nn.Embedding(config.context_length, config.n_embd)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.Sequential(
+            *(Block(config.n_embd, config.n_head, config.dropout) for _ in range(config.n_layer))
+        )
+        self.norm = nn.LayerNorm(config.n_embd)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.head.weight = self.token_embedding.weight  # tied: Press & Wolf 2017
+        self.initialise()
+
+    def initialise(self) -> None:
+        """GPT-2's start: normal weights of deviation 0.02, zero biases, quieter outputs into the residual path.
+
+        Each block adds to the path twice, so 2 * n_layer sums of equal variance would grow it by √(2 * n_layer).
+        """
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim == 2:
+                into_path = name.endswith(("project.weight", "narrow.weight"))
+                nn.init.normal_(parameter, std=0.02 / (2 * self.config.n_layer) ** 0.5 if into_path else 0.02)
+
+    def forward(self, idx: Tensor) -> Tensor:
+        """idx (B, T) -> logits (B, T, V); raises ValueError for a text or an id that the model has no row for."""
+        check_ids(idx, self.config)
+        positions = torch.arange(idx.shape[-1], device=idx.device)  # (T,)
+        x = self.token_embedding(idx) + self.position_embedding(positions)  # (B, T, C)
+        x = self.blocks(self.dropout(x))  # (B, T, C)
+        return self.head(self.norm(x))  # (B, T, V)
+
+
+def check_ids(idx: Tensor, config: GPTConfig) -> None:
+    """Raises ValueError when `idx` is longer than the context or holds an id outside the vocabulary."""
+    if idx.shape[-1] > config.context_length:
+        raise ValueError(
+            f"{idx.shape[-1]} tokens do not fit the model's context of {config.context_length}: "
+            f"pass the last ones, idx[:, -{config.context_length}:]"
+        )
+    # Looking at the ids on a GPU would make the processor wait for it at every step; there PyTorch itself stops.
+    if idx.device.type == "cpu" and idx.numel() and not (0 <= idx.min() and idx.max() < config.vocab_size):
+        wrong = idx[(idx < 0) | (idx >= config.vocab_size)][0].item()
+        raise ValueError(
+            f"token id {wrong} is outside the vocabulary 0…{config.vocab_size - 1}: "
+            "was the text encoded with the tokenizer that belongs to this model?"
+        )

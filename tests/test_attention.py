@@ -1,0 +1,151 @@
+"""Attention against PyTorch's own kernels, and against the formula written out one number at a time."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gptlib.attention import Attend, Head, MultiHeadAttention, attention_weights, merge_heads, split_heads
+
+SHAPES = [(1, 1), (5, 3), (2, 7, 5), (2, 3, 6, 4), (1, 4, 9, 1)]
+
+
+def by_hand(q, k, causal):
+    """softmax(q·k / √D), one query and one key at a time, in plain Python: q, k (T, D)."""
+    q, k = q.tolist(), k.tolist()
+    rows = []
+    for t, query in enumerate(q):
+        seen = k[: t + 1] if causal else k
+        powers = [math.exp(sum(a * b for a, b in zip(query, key)) / len(query) ** 0.5) for key in seen]
+        rows.append([power / sum(powers) for power in powers] + [0.0] * (len(k) - len(seen)))
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def draw(shape, dtype=torch.float64, parts=3):
+    return [torch.randn(shape, dtype=dtype) * 2 for _ in range(parts)]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_weights_are_the_formula(shape, causal):
+    q, k = draw(shape, parts=2)
+    weights = attention_weights(q, k, causal).reshape(-1, shape[-2], shape[-2])
+    for found, *pair in zip(weights, q.reshape(-1, *shape[-2:]), k.reshape(-1, *shape[-2:])):
+        torch.testing.assert_close(found, by_hand(*pair, causal))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_weights_are_those_of_the_fused_kernel(shape, causal, dtype):
+    q, k, v = draw(shape, dtype)
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    torch.testing.assert_close(attention_weights(q, k, causal) @ v, expected)
+    torch.testing.assert_close(Attend(causal)(q, k, v), expected)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_core_is_the_formula(shape, causal):
+    q, k, v = draw(shape)
+    rows = [by_hand(*pair, causal) for pair in zip(q.reshape(-1, *shape[-2:]), k.reshape(-1, *shape[-2:]))]
+    expected = torch.stack(rows) @ v.reshape(-1, *shape[-2:])
+    torch.testing.assert_close(Attend(causal)(q, k, v).reshape(expected.shape), expected)
+
+
+def test_weights_are_a_recipe_over_the_past():
+    weights = attention_weights(*draw((2, 3, 6, 4), parts=2))
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 3, 6, dtype=torch.float64))
+    assert (weights >= 0).all() and (weights.triu(1) == 0).all()
+    assert (weights.diagonal(dim1=-2, dim2=-1) > 0).all()
+    assert (weights[..., 0, 0] == 1).all()
+
+
+def test_causal_is_the_default():
+    q, k, v = draw((5, 4))
+    torch.testing.assert_close(attention_weights(q, k), attention_weights(q, k, causal=True))
+    for layer in (Attend(), Head(4, 2).attend, MultiHeadAttention(4, 2).attend):
+        assert layer.causal
+    assert not Head(4, 2, causal=False).attend.causal and not MultiHeadAttention(4, 2, causal=False).attend.causal
+
+
+def test_dropout_on_the_weights_only_while_training():
+    core, (q, k, v) = Attend(dropout=0.5), draw((2, 3, 6, 4))
+    assert not torch.equal(core(q, k, v), core(q, k, v))
+    core.eval()
+    torch.testing.assert_close(core(q, k, v), Attend()(q, k, v), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_head_is_three_projections_and_the_formula(causal):
+    head, x = Head(6, 5, causal).double(), torch.randn(2, 7, 6, dtype=torch.float64)
+    q, k, v = (F.linear(x, part.weight, part.bias) for part in (head.query, head.key, head.value))
+    expected = torch.stack([by_hand(q[b], k[b], causal) @ v[b] for b in range(2)])
+    torch.testing.assert_close(head(x), expected)
+
+
+def test_split_gives_each_head_its_share_and_merge_takes_it_back():
+    x = torch.randn(2, 5, 12)
+    heads = split_heads(x, 3)
+    assert heads.shape == (2, 3, 5, 4)
+    for h in range(3):
+        assert torch.equal(heads[:, h], x[:, :, 4 * h : 4 * (h + 1)])
+    assert torch.equal(merge_heads(heads), x)
+    assert torch.equal(merge_heads(torch.stack([x[..., 4 * h : 4 * (h + 1)] for h in range(3)], dim=1)), x)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("n_head", [1, 2, 5])
+def test_many_heads_are_pytorchs(n_head, causal):
+    B, T, C = 3, 7, 10
+    ours, theirs = MultiHeadAttention(C, n_head, causal=causal), nn.MultiheadAttention(C, n_head, batch_first=True)
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": ours.qkv.weight, "in_proj_bias": ours.qkv.bias,
+            "out_proj.weight": ours.project.weight, "out_proj.bias": ours.project.bias,
+        }
+    )  # fmt: skip
+    x = torch.randn(B, T, C)
+    blocked = torch.ones(T, T, dtype=torch.bool).triu(1) if causal else None
+    expected, _ = theirs(x, x, x, attn_mask=blocked, need_weights=False)
+    torch.testing.assert_close(ours(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_many_heads_are_single_heads_side_by_side():
+    many, x = MultiHeadAttention(12, 3), torch.randn(2, 6, 12)
+    heads = []
+    for h in range(3):
+        head = Head(12, 4)
+        for part, weight, bias in zip(
+            (head.query, head.key, head.value), many.qkv.weight.split(12), many.qkv.bias.split(12)
+        ):
+            part.load_state_dict({"weight": weight[4 * h : 4 * h + 4], "bias": bias[4 * h : 4 * h + 4]})
+        heads.append(head(x))
+    torch.testing.assert_close(many(x), many.project(torch.cat(heads, dim=-1)))
+
+
+@pytest.mark.parametrize("layer", [Head(12, 4), MultiHeadAttention(12, 3)], ids=["head", "many"])
+def test_nothing_depends_on_the_future_and_everything_on_the_past(layer):
+    x = torch.randn(2, 6, 12)
+    before = layer(x)
+    for t in range(6):
+        changed = x.clone()
+        changed[:, t] += 1
+        moved = (layer(changed) - before).abs().amax(dim=(0, 2))
+        assert (moved[:t] == 0).all() and (moved[t:] > 0).all()
+
+
+def test_without_the_mask_everything_depends_on_everything():
+    layer, x = MultiHeadAttention(12, 3, causal=False), torch.randn(1, 6, 12)
+    changed = x.clone()
+    changed[:, 5] += 1
+    assert ((layer(changed) - layer(x)).abs().amax(dim=(0, 2)) > 0).all()
+
+
+def test_channels_that_the_heads_cannot_share():
+    with pytest.raises(ValueError, match="n_embd=10 cannot be shared equally by n_head=3: choose a multiple"):
+        MultiHeadAttention(10, 3)

@@ -1,0 +1,60 @@
+"""Live progress: one line that says how it goes, a bar in a terminal, one growing picture in a notebook."""
+
+import types
+
+import pytest
+import torch
+
+from gptlib import live
+from gptlib.bigram import BigramLM
+from gptlib.checkpoint import History
+from gptlib.training import train
+
+
+@pytest.mark.parametrize(
+    "history, expected",
+    [
+        (History(), "step 0 of 4 · about 0 s left"),
+        (History([4.0], [(0, 4.125)], seconds=2.0), "step 1 of 4 · validation loss 4.12 · about 6 s left"),
+        (History([4.0] * 2, interrupted=True, seconds=1.0), "step 2 of 4 · interrupted"),
+        (History([4.0] * 4, [(0, 4.0), (4, 3.0)], seconds=8.4), "step 4 of 4 · validation loss 3.00 · 8 s"),
+    ],
+)
+def test_the_line(history, expected):
+    assert live.summary(history, 4) == expected
+
+
+def notebook(monkeypatch):
+    """Pretend to run in one; returns what is shown, and shown again in the same place."""
+    IPython = pytest.importorskip("IPython")
+    shown, updated = [], []
+
+    def display(picture, display_id):
+        shown.append(picture)
+        return types.SimpleNamespace(update=updated.append)
+
+    monkeypatch.setattr(IPython, "get_ipython", lambda: types.SimpleNamespace(kernel=None))
+    monkeypatch.setattr(IPython.display, "display", display)
+    return shown, updated
+
+
+def test_a_place_for_each(monkeypatch):
+    assert isinstance(live.choose(4), live.Bar)
+    notebook(monkeypatch)
+    assert isinstance(live.choose(4, {"uniform": 4.17}), live.Curve)
+
+
+def test_a_bar_in_a_terminal(capsys):
+    history = train(BigramLM(5), torch.arange(50) % 5, torch.arange(20) % 5, steps=12, context_length=4)
+    out, err = capsys.readouterr()
+    assert out == "" and "12/12" in err and f"validation loss {history.val[-1][1]:.3f}" in err
+
+
+def test_one_picture_in_a_notebook(monkeypatch, capsys):
+    shown, updated = notebook(monkeypatch)
+    train(
+        BigramLM(5), torch.arange(50) % 5, torch.arange(20) % 5, steps=12, context_length=4, baselines={"uniform": 1.6}
+    )
+    assert len(shown) == 1 and updated, "drawn once, then changed in place"
+    assert "step 12 of 12 · validation loss" in updated[-1].alt and "left" not in updated[-1].alt
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,94 @@
+"""The probe against transformers' own attention maps, and against its promise to leave no trace."""
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import SMALL, copy_into_gpt2
+from gptlib import probe
+from gptlib.attention import Attend, Head, MultiHeadAttention
+
+
+def hooks(model):
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def test_maps_are_gpt2s(model, idx):
+    expected = copy_into_gpt2(model)(idx, output_attentions=True).attentions
+    with probe.attention(model) as maps:
+        model(idx)
+    assert len(maps) == SMALL.n_layer
+    for ours, theirs in zip(maps, expected, strict=True):
+        assert ours.shape == (4, SMALL.n_head, 8, 8)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_are_recipes_over_the_past(model, idx):
+    with probe.attention(model) as maps:
+        model(idx[:, :5])
+    for weights in maps:
+        torch.testing.assert_close(weights.sum(dim=-1), torch.ones(4, 3, 5))
+        assert (weights.triu(1) == 0).all() and (weights >= 0).all()
+
+
+def test_watching_changes_nothing_and_leaves_nothing(model, idx):
+    before, state = model(idx), list(model.state_dict())
+    with probe.attention(model) as maps:
+        watched = model(idx)
+        assert hooks(model) == SMALL.n_layer
+    assert torch.equal(watched, before)
+    assert hooks(model) == 0 and list(model.state_dict()) == state
+    assert all(not weights.requires_grad for weights in maps)
+    model(idx)
+    assert len(maps) == SMALL.n_layer, "nothing is recorded afterwards"
+
+
+def test_an_error_leaves_no_hook_either(model, idx):
+    with pytest.raises(ZeroDivisionError), probe.attention(model):
+        model(idx)
+        raise ZeroDivisionError
+    assert hooks(model) == 0
+
+
+def test_a_second_pass_starts_anew(model, idx):
+    with probe.attention(model) as maps:
+        model(idx)
+        first = list(maps)
+        model(idx[:1, :3])
+        assert [weights.shape for weights in maps] == [(1, 3, 3, 3)] * SMALL.n_layer
+        model(idx)
+    for again, once in zip(maps, first, strict=True):
+        assert torch.equal(again, once)
+
+
+def test_two_probes_at_once(model, idx):
+    with probe.attention(model) as outer, probe.attention(model.blocks[1]) as inner:
+        model(idx)
+    assert torch.equal(inner[0], outer[1]) and len(inner) == 1
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_single_layer(causal):
+    x = torch.randn(2, 5, 12)
+    head, many = Head(12, 4, causal), MultiHeadAttention(12, 3, causal=causal)
+    with probe.attention(head) as maps:
+        head(x)
+    scores = head.query(x) @ head.key(x).mT / 2
+    expected = (scores + torch.full((5, 5), -torch.inf).triu(1) if causal else scores).softmax(-1)
+    torch.testing.assert_close(maps[0], expected.detach())
+    with probe.attention(many) as maps:
+        many(x)
+    assert maps[0].shape == (2, 3, 5, 5) and bool((maps[0].triu(1) == 0).all()) is causal
+
+
+def test_dropout_is_not_part_of_the_weights():
+    core, x = Attend(dropout=0.5), torch.randn(1, 5, 4)
+    with probe.attention(core) as maps:
+        core(x, x, x)
+    torch.testing.assert_close(maps[0].sum(-1), torch.ones(1, 5))
+
+
+def test_a_model_that_pays_no_attention():
+    with pytest.raises(ValueError, match="Linear has no attention to watch: it must use gptlib's Attend"):
+        with probe.attention(nn.Linear(2, 2)):
+            pass
