@@ -8,7 +8,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.set-up-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d ' ' -f 1)
 
-.PHONY: help lab test lint notebooks pictures bench
+.PHONY: help lab test lint notebooks pictures faults bench
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make notebooks  run the notebooks and store the outputs (NB=notebooks/02_bigram.ipynb: only these;"
 	@echo "                                                         FRESH=1: also what is random or timed)"
 	@echo "make pictures   draw the README's picture again, with the trained model"
+	@echo "make faults     put faults into a copy of the package, one by one, and see that the tests notice each"
 	@echo "make bench      measure the speed of training against other implementations"
 	@echo "Each sets up $(VENV) first if it is missing. PYTHON=python3.12 chooses the Python to set it up with."
 
@@ -37,6 +38,9 @@ notebooks: $(STAMP)
 
 pictures: $(STAMP)
 	@$(PY) .ci/pictures.py
+
+faults: $(STAMP)
+	@$(PY) tests/faults.py
 
 bench: $(STAMP)
 	@set -e; for file in tests/benchmarks/[!_]*.py; do echo "$$file"; $(PY) "$$file"; done

@@ -141,8 +141,9 @@ def heads(weights: torch.Tensor, tokens: Sequence[str], columns: int = 4) -> np.
         if h < H:
             attention(weights[h], tokens, numbers=False, ax=ax)
             ax.set_title(f"head {h}")
-            ax.tick_params(labelsize=7)
-            ax.label_outer()
+            lowest = h + columns >= H  # nothing below: the last row, or above a gap in it
+            ax.tick_params(labelsize=7, labelbottom=lowest, labelleft=h % columns == 0)
+            ax.set(xlabel="looks at" if lowest else "", ylabel="position that looks" if h % columns == 0 else "")
         else:
             ax.set_visible(False)
     return axes.ravel()[:H]

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
@@ -62,7 +63,9 @@ def load(name_or_path: str | Path) -> tuple[GPT, CharTokenizer | WordTokenizer]:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"no {name} in {folder}: give a folder that `save` wrote, or {' or '.join(NAMES)}")
     try:
-        model = GPT(GPTConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8"))))
+        config = GPTConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        with torch.random.fork_rng(devices=[]):  # the start drawn here is replaced: leave the caller's draws alone
+            model = GPT(config)
         kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
         tokenizer = TOKENIZERS[kind["type"]].from_vocabulary(kind["vocabulary"])
         weights = load_file(folder / "model.safetensors")

@@ -113,7 +113,8 @@ def train(
     `progress` is called with the history every ten steps: 'auto' draws the growing loss curve over the `baselines`
     in a notebook, or a bar in a terminal; None is silent.
     `checkpoint` names a file that is written whole at each evaluation and at the end; `resume=True` continues it,
-    bit for bit as if it had never stopped.
+    bit for bit as if it had never stopped. Dropout draws from PyTorch's own generator (`torch.manual_seed`).
+    The model is left in training mode: call `model.eval()` before you use it by hand.
 
     An interrupt (Ctrl-C, the stop button) ends the step in hand, then returns what there is, with
     `history.interrupted` set. Raises Diverged when the loss is no longer a number, and ValueError for ids that do

@@ -214,3 +214,11 @@ def test_a_folder_that_cannot_be_moved_stays(model, folder, monkeypatch):
     with pytest.raises(OSError, match="in use"):
         pretrained.save(stir(GPT(SMALL)), LETTERS, folder)
     assert torch.equal(pretrained.load(folder)[0].head.weight, before.head.weight)
+
+
+def test_loading_leaves_the_random_numbers_alone(folder):
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    pretrained.load(folder)
+    assert torch.equal(torch.rand(3), expected)
