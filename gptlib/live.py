@@ -30,8 +30,8 @@ def in_notebook() -> bool:
 def summary(history: History, steps: int) -> str:
     """One line: how far, how good, how long still.
 
-    >>> summary(History(train=[4.2, 4.0], val=[(0, 4.17)], seconds=1.0), steps=10)
-    'step 2 of 10 · validation loss 4.17 · about 4 s left'
+    >>> summary(History(train=[4.0] * 20, val=[(0, 4.17)], seconds=1.0), steps=100)
+    'step 20 of 100 · validation loss 4.17 · about 4 s left'
     """
     done = len(history.train)
     parts = [f"step {done} of {steps}"]
@@ -39,10 +39,10 @@ def summary(history: History, steps: int) -> str:
         parts.append(f"validation loss {history.val[-1][1]:.2f}")
     if history.interrupted:
         parts.append("interrupted")
-    elif done < steps:
-        parts.append(f"about {history.seconds / max(done, 1) * (steps - done):.0f} s left")
-    else:
+    elif done == steps:
         parts.append(f"{history.seconds:.0f} s")
+    elif done > 10:  # the first steps tell little about the others
+        parts.append(f"about {history.seconds / done * (steps - done):.0f} s left")
     return " · ".join(parts)
 
 

@@ -46,8 +46,8 @@ def save(model: GPT, tokenizer: CharTokenizer | WordTokenizer, folder: str | Pat
         else:
             new.mkdir()
         (new / "model.safetensors").write_bytes(to_bytes(weights))
-        (new / "config.json").write_text(json.dumps(asdict(model.config), indent=1) + "\n", encoding="utf-8")
-        (new / "tokenizer.json").write_text(json.dumps(kind, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        for name, content in {"config.json": asdict(model.config), "tokenizer.json": kind}.items():
+            (new / name).write_bytes((json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8"))
 
     write_whole(folder, write)
 
