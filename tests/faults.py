@@ -1,0 +1,201 @@
+"""Do the tests notice? Each fault below is put into a copy of the package, alone, and the tests must turn red.
+
+    python tests/faults.py            all of them
+    python tests/faults.py mask head  those with one of these words in their name
+
+A fault is one exact edit: where the text to replace is no longer found once, the run stops and this file is mended.
+The notebooks and the pictures are left out; every fault must be noticed without them.
+"""
+
+import contextlib
+import io
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LEFT_OUT = ("test_notebooks", "test_repository", "test_plot")
+
+# The two places where attention is computed: the fused kernel that the model runs, and the weights that are shown.
+KERNEL = "F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)"
+CAUSAL = "is_causal=self.causal)"
+FUTURE = ".triu(1)"
+SCALE = "/ math.sqrt(D)"
+BY_HAND = """(
+            (q @ k.mT / q.shape[-1] ** 0.5)
+            .masked_fill(torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).triu(1) & self.causal, -torch.inf)
+            .softmax(dim={}) @ v
+        )"""
+MASK = "attn_mask=torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).tril({}))"
+ALL_CHANNELS = "(q.shape[-1] * (q.shape[1] if q.ndim == 4 else 1))"
+ATTEND, COMPUTE = "x = x + self.attention(self.norm1(x))", "x = x + self.feed_forward(self.norm2(x))"
+EVALUATE = "    model.eval()\n    try:\n        total"
+GENERATE = "    model.eval()\n    try:\n        for"
+
+# name, module, text, its replacement
+FAULTS = [
+    ("mask one to the right, kernel", "attention", CAUSAL, MASK.format(1)),
+    ("mask one to the right, weights", "attention", FUTURE, ".triu(2)"),
+    ("mask one to the left, kernel", "attention", CAUSAL, MASK.format(-1)),
+    ("mask one to the left, weights", "attention", FUTURE, ".triu(0)"),
+    ("no mask, kernel", "attention", CAUSAL, "is_causal=False)"),
+    ("no mask, weights", "attention", "    if causal:\n", "    if False:\n"),
+    ("no mask, unless asked for", "attention", "def __init__(self, causal: bool = True, dropout: float = 0.0):",
+     "def __init__(self, causal: bool = False, dropout: float = 0.0):"),
+    ("no mask, in many heads", "attention", "Attend(causal, dropout)", "Attend(False, dropout)"),
+    ("no mask, in one head", "attention", "Attend(causal)", "Attend(False)"),
+    ("scale left out, kernel", "attention", CAUSAL, "is_causal=self.causal, scale=1.0)"),
+    ("scale left out, weights", "attention", SCALE, ""),
+    ("scale by C, kernel", "attention", CAUSAL, f"is_causal=self.causal, scale={ALL_CHANNELS} ** -0.5)"),
+    ("scale by C, weights", "attention", SCALE, f"/ math.sqrt{ALL_CHANNELS}"),
+    ("scale by D without the root, kernel", "attention", CAUSAL, "is_causal=self.causal, scale=1 / q.shape[-1])"),
+    ("scale by D without the root, weights", "attention", SCALE, "/ D"),
+    ("softmax over the wrong axis, kernel", "attention", KERNEL, BY_HAND.format(-2)),
+    ("softmax over the wrong axis, weights", "attention", "scores.softmax(dim=-1)", "scores.softmax(dim=-2)"),
+    ("heads merged without the transpose", "attention", "x.transpose(-3, -2).flatten(-2)",
+     "x.reshape(*x.shape[:-3], x.shape[-2], -1)"),
+    ("heads split without the transpose", "attention", "x.unflatten(-1, (n_head, -1)).transpose(-3, -2)",
+     "x.reshape(*x.shape[:-2], n_head, x.shape[-2], -1)"),
+    ("residual around attention dropped", "model", ATTEND, ATTEND.replace("x + ", "")),
+    ("residual around feed-forward dropped", "model", COMPUTE, COMPUTE.replace("x + ", "")),
+    ("post-norm for pre-norm, attention", "model", ATTEND, "x = self.norm1(x + self.attention(x))"),
+    ("post-norm for pre-norm, feed-forward", "model", COMPUTE, "x = self.norm2(x + self.feed_forward(x))"),
+    ("residual taken after the norm", "model", ATTEND, "x = self.norm1(x) + self.attention(self.norm1(x))"),
+    ("targets not shifted, batches", "data", "chosen[:, :-1], chosen[:, 1:]", "chosen[:, :-1], chosen[:, :-1]"),
+    ("targets not shifted, evaluation", "training", "ids[1 : whole + 1].view", "ids[:whole].view"),
+    ("targets not shifted, last window", "training", "ids[None, whole + 1 :]", "ids[None, whole:-1]"),
+    ("position embedding left out", "model", "self.token_embedding(idx) + self.position_embedding(positions)",
+     "self.token_embedding(idx)"),
+    ("position embedding the same everywhere", "model", "self.position_embedding(positions)",
+     "self.position_embedding(positions * 0)"),
+    ("dropout active in evaluation", "training", EVALUATE, EVALUATE.replace("model.eval()", "pass")),
+    ("dropout active in evaluation, on the weights", "attention", "self.dropout if self.training else 0.0",
+     "self.dropout"),
+    ("dropout active in generation", "sampling", GENERATE, GENERATE.replace("model.eval()", "pass")),
+    ("dropout stays off after evaluation", "training", "model.train(was_training)", "pass"),
+    ("validation drawn from the training part, split", "data", "ids[:cut], ids[cut:]",
+     "ids[:cut], ids[: len(ids) - cut]"),
+    ("validation drawn from the training part, on the way", "training",
+     "history.val.append((step, evaluate(model, val_ids, T)))",
+     "history.val.append((step, evaluate(model, train_ids, T)))"),
+    ("validation drawn from the training part, at the end", "training",
+     "history.val.append((done, evaluate(model, val_ids, T)))",
+     "history.val.append((done, evaluate(model, train_ids, T)))"),
+    ("weight decay on biases", "training", '"weight_decay": 0.0}', '"weight_decay": weight_decay}'),
+    ("weight decay on nothing", "training", '"weight_decay": weight_decay},', '"weight_decay": 0.0},'),
+    ("warm-up one late", "training", "peak * (step + 1) / warmup_steps", "peak * step / warmup_steps"),
+    ("warm-up one longer", "training", "peak * (step + 1) / warmup_steps", "peak * (step + 1) / (warmup_steps + 1)"),
+    ("warm-up one step further", "training", "if step < warmup_steps:", "if step <= warmup_steps:"),
+    ("warm-up one step ahead, in the loop", "training", "= schedule(step, steps", "= schedule(step + 1, steps"),
+    ("warm-up one more by default", "training", "max(1, steps // 20)", "max(1, steps // 20) + 1"),
+    ("tied head untied", "model", "self.head.weight = self.token_embedding.weight", "pass"),
+    ("tied head a copy", "model", "self.head.weight = self.token_embedding.weight",
+     "self.head.weight = nn.Parameter(self.token_embedding.weight.detach().clone())"),
+    ("generator ignored, generation", "sampling", "generator=generator)", "generator=None)"),
+    ("generator ignored, batches", "data", "(batch_size,), generator=generator)", "(batch_size,))"),
+    ("generator ignored, training", "training", "batch(train_ids, batch_size, T, generator)",
+     "batch(train_ids, batch_size, T)"),
+    # What else goes wrong in such code.
+    ("exact GELU", "model", 'nn.GELU(approximate="tanh")', "nn.GELU()"),
+    ("another epsilon in a norm", "model", "self.norm2 = nn.LayerNorm(n_embd)",
+     "self.norm2 = nn.LayerNorm(n_embd, eps=1e-6)"),
+    ("final norm left out", "model", "self.head(self.norm(x))", "self.head(x)"),
+    ("quieter start of the outputs left out", "model", "0.02 / (2 * self.config.n_layer) ** 0.5 if into_path else ",
+     ""),
+    ("gradient not clipped", "training", "            nn.utils.clip_grad_norm_(model.parameters(), clip)\n", ""),
+    ("gradient not cleared", "training", "            optimizer.zero_grad()\n", ""),
+    ("last window not evaluated", "training", "if whole < len(ids) - 1:", "if False:"),
+    ("every window weighs the same", "training", "* y.numel() for x, y in pairs)",
+     "* (len(ids) - 1) / len(pairs) for x, y in pairs)"),
+    ("resume forgets where the batches were", "checkpoint", '    generator.set_state(state["batches"])\n', ""),
+    ("resume forgets where dropout was", "checkpoint", '    torch.set_rng_state(state["dropout"])\n', ""),
+    ("resume forgets the optimizer", "checkpoint", '    optimizer.load_state_dict(state["optimizer"])\n', ""),
+    ("checkpoint written in place", "files", "            write(new)\n",
+     "            write(path)\n            return\n"),
+    ("checkpoint runs the code in it", "checkpoint", "weights_only=True", "weights_only=False"),
+    ("good state not kept", "training", "        model.load_state_dict(good)\n", ""),
+    ("probe leaves its hooks", "probe", "            hook.remove()\n", "            pass\n"),
+    ("largest probability in place of a draw", "sampling", "torch.multinomial(probabilities, 1, generator=generator)",
+     "probabilities.argmax(dim=-1, keepdim=True)"),
+    ("drawn from the first position", "sampling", "model(seen)[:, -1]", "model(seen)[:, 0]"),
+    ("first tokens in place of the latest", "sampling", "idx[:, -context_length:]", "idx[:, :context_length]"),
+]  # fmt: skip
+
+
+def copy_to(folder: Path) -> Path:
+    for name in ("gptlib", "tests", "data"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.checkpoint"))
+    for name in ("conftest.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+class FirstFailure:
+    """A plugin for pytest that remembers the first test that fails, or the first file that cannot be read."""
+
+    name = None
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.name = self.name or report.nodeid
+
+    pytest_collectreport = pytest_runtest_logreport
+
+
+def first_failure(folder: Path, module: str) -> str | None:
+    """In a process of its own: run the tests in `folder`, those of `module` first; the first that fails, or None."""
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True  # two faults of one length within one second would look the same to Python
+    os.environ.pop("GPTLIB_DATA", None)
+    import pytest
+
+    files = sorted(path for path in (folder / "tests").glob("test_*.py") if path.stem not in LEFT_OUT)
+    first = {"files": "checkpoint"}.get(module, module)
+    files.sort(key=lambda path: path.stem != f"test_{first}")
+    found, output = FirstFailure(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *map(str, files), "gptlib"], plugins=[found])
+    if status == 0:
+        import gptlib
+
+        assert Path(gptlib.__file__).parent == folder / "gptlib", "the tests saw another package"
+        return None
+    return found.name or f"no test, but pytest said:\n{output.getvalue()[-3000:]}"
+
+
+def main(words: list[str]) -> int:
+    chosen = [fault for fault in FAULTS if not words or any(word in fault[0] for word in words)]
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    # Where the system can, one process loads the slow libraries and is copied for each fault.
+    quick = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if quick else "spawn")
+    if quick:
+        context.set_forkserver_preload(
+            ["pytest", "torch", "transformers.models.gpt2.modeling_gpt2", "matplotlib.pyplot"]
+        )
+    green = []
+    with tempfile.TemporaryDirectory() as scratch, context.Pool(1, maxtasksperchild=1) as pool:
+        folder = copy_to(Path(scratch).resolve())
+        originals = {path.stem: path.read_text(encoding="utf-8") for path in (folder / "gptlib").glob("*.py")}
+        for name, module, text, _ in FAULTS:
+            if originals[module].count(text) != 1:
+                sys.exit(f"{name!r}: {text!r} stands {originals[module].count(text)} times in {module}.py, not once")
+        if failed := pool.apply(first_failure, (folder, "attention")):
+            sys.exit(f"without any fault, this fails: {failed}")
+        for name, module, text, replacement in chosen:
+            path = folder / "gptlib" / f"{module}.py"
+            path.write_text(originals[module].replace(text, replacement), encoding="utf-8")
+            failed = pool.apply(first_failure, (folder, module))
+            path.write_text(originals[module], encoding="utf-8")
+            print(f"{'red' if failed else 'GREEN':6} {name:52} {failed or ''}", flush=True)
+            green += [] if failed else [name]
+    print(f"{len(chosen) - len(green)} of {len(chosen)} faults noticed")
+    return bool(green)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
