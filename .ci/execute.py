@@ -1,0 +1,205 @@
+"""Run the notebooks in order and store their outputs; nothing in a file changes when nothing behind it has.
+
+    python .ci/execute.py [--fresh] [notebook ...]     run and store
+    python .ci/execute.py --check                      run nothing, say which stored outputs belong to other code
+
+Timings and training come out differently on every run. Their cells carry the tag `nbval-ignore-output`, and keep the
+outputs that are stored while the notebook's digest stays the same: a checksum over its code, the package, the data and
+the versions of the libraries that compute and draw. A picture is kept by the same rule, since another processor may
+round a pixel differently. `--fresh` keeps nothing.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import nbformat
+import nbformat.v4.nbjson
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parent.parent
+KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
+CELL_METADATA = {"tags", "jupyter", "collapsed"}
+IGNORED, RAISES = "nbval-ignore-output", "raises-exception"
+TIMEOUT = 1200  # seconds for one cell
+SLOW = 60  # seconds: a cell above this is named
+
+
+def tags(cell) -> list[str]:
+    return cell.metadata.get("tags", [])
+
+
+def code_cells(nb) -> list:
+    return [cell for cell in nb.cells if cell.cell_type == "code"]
+
+
+def fingerprint(root: Path = ROOT) -> str:
+    """A checksum of all that the outputs depend on outside the notebooks: package, data, versions."""
+    found = hashlib.sha256()
+    for path in sorted((root / "gptlib").glob("*.py")):
+        found.update(f"{path.name}\n{path.read_text(encoding='utf-8')}".encode())
+    for path in sorted((root / "data").rglob("*")):
+        if path.is_file() and path.suffix != ".md":
+            found.update(path.relative_to(root).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
+    for library in ("torch", "numpy", "matplotlib"):
+        found.update(f"{library} {version(library).partition('+')[0]}".encode())  # CPU and CUDA builds count as one
+    return found.hexdigest()
+
+
+def digest(nb, outside: str) -> str:
+    code = json.dumps([[cell.source, sorted(tags(cell))] for cell in code_cells(nb)])
+    return hashlib.sha256((code + outside).encode()).hexdigest()
+
+
+def read(path: Path):
+    """The notebook, with an id for every cell that lacks one or shares it with an earlier cell."""
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw["nbformat"], raw["nbformat_minor"] = 4, 5
+    used: set[str] = set()
+    free = (name for i in range(10_000) if (name := f"cell-{i}") not in {cell.get("id") for cell in raw["cells"]})
+    for cell in raw["cells"]:
+        if cell.get("id") in used | {None}:
+            cell["id"] = next(free)
+        used.add(cell["id"])
+    return nbformat.v4.nbjson.reads(json.dumps(raw))
+
+
+def normalise(nb, digest: str) -> None:
+    """Leave in the file only what a reader sees and the digest needs."""
+    nb.metadata = nbformat.from_dict(
+        {"gptlib": {"digest": digest}, "kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
+    )
+    for cell in nb.cells:
+        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in CELL_METADATA and v != []})
+    for cell in code_cells(nb):
+        merged = []
+        for output in cell.outputs:
+            if merged and output.output_type == "stream" and output.get("name") == merged[-1].get("name"):
+                merged[-1].text += output.text  # how a print is cut into messages is chance
+                continue
+            if output.output_type == "error":
+                output.traceback = [f"{output.ename}: {output.evalue}"]  # the rest holds paths of this machine
+            merged.append(output)
+        cell.outputs = merged
+
+
+def keep(nb, stored) -> list[str]:
+    """Put the stored outputs back where only chance or rounding can differ; says which pictures were kept."""
+    notes = []
+    for cell, before in zip(code_cells(nb), code_cells(stored)):
+        if before.get("execution_count") is None:
+            continue
+        if IGNORED in tags(cell):
+            cell.outputs = before.outputs
+        elif len(cell.outputs) == len(before.outputs):
+            for new, old in zip(cell.outputs, before.outputs):
+                fresh, picture = (output.get("data", {}).get("image/png") for output in (new, old))
+                if fresh and picture and fresh != picture:
+                    new.data["image/png"] = picture
+                    notes.append(f"cell {cell.execution_count}: the picture came out otherwise; the stored one is kept")
+    return notes
+
+
+def faults(nb) -> list[str]:
+    """What must not be stored: anything on stderr, any warning, any error that the cell does not announce."""
+    found = []
+    for cell in code_cells(nb):
+        for output in cell.outputs:
+            text = output.get("text", "") + str(output.get("data", {}).get("text/plain", ""))
+            if output.output_type == "error" and RAISES not in tags(cell):
+                found.append(f"cell {cell.execution_count} raises {output.ename}: {output.evalue}")
+            if output.get("name") == "stderr" or re.search(r"\w*Warning:", text):
+                found.append(f"cell {cell.execution_count} writes a warning or to stderr:\n{text}")
+    return found
+
+
+def execute(path: Path, outside: str, fresh: bool = False) -> list[str]:
+    """Run one notebook from its folder and store it; returns its faults, and then stores nothing."""
+    nb, stored = read(path), read(path)
+    seconds: dict[int, float] = {}
+
+    def started(cell, cell_index, **_):
+        seconds[cell_index] = -time.perf_counter()
+
+    def executed(cell, cell_index, **_):
+        seconds[cell_index] += time.perf_counter()
+
+    client = NotebookClient(
+        nb,
+        timeout=TIMEOUT,
+        kernel_name="python3",
+        record_timing=False,
+        extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
+        resources={"metadata": {"path": str(path.parent)}},
+        on_cell_execute=started,
+        on_cell_executed=executed,
+    )
+    begun = time.perf_counter()
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        return [f"a cell fails:\n{error}"]
+    finally:
+        print(f"{path.name}: {time.perf_counter() - begun:.1f} s", flush=True)
+    for index, taken in seconds.items():
+        if taken > SLOW:
+            print(f"  cell {nb.cells[index].execution_count} takes {taken:.0f} s", flush=True)
+
+    now = digest(nb, outside)
+    normalise(nb, now)
+    if not fresh and stored.metadata.get("gptlib", {}).get("digest") == now:
+        for note in keep(nb, stored):
+            print(f"  {note}", flush=True)
+    if found := faults(nb):
+        return found
+
+    nbformat.validate(nb)
+    text = nbformat.writes(nb).rstrip("\n") + "\n"
+    if text != path.read_bytes().decode("utf-8"):
+        new = path.with_suffix(".tmp")  # whole or not at all
+        new.write_bytes(text.encode("utf-8"))
+        os.replace(new, path)
+        print("  stored afresh", flush=True)
+    return []
+
+
+def check(path: Path, outside: str) -> list[str]:
+    nb = read(path)
+    if nb.metadata.get("gptlib", {}).get("digest") == digest(nb, outside):
+        return []
+    return ["its code, the package, the data or a library changed since it was run: make notebooks"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("notebooks", nargs="*", type=Path, help="all of notebooks/ when none is named")
+    parser.add_argument("--fresh", action="store_true", help="keep no stored output")
+    parser.add_argument("--check", action="store_true", help="run nothing")
+    args = parser.parse_args()
+    paths = [path.resolve() for path in args.notebooks] or sorted((ROOT / "notebooks").glob("*.ipynb"))
+    if not paths:
+        sys.exit("There are no notebooks in notebooks/.")
+
+    os.environ.pop("MPLBACKEND", None)  # the kernel draws into the notebook
+    os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRANSFORMERS_OFFLINE="1")
+    outside = fingerprint()
+    failed = False
+    with tempfile.TemporaryDirectory() as profile:
+        os.environ["IPYTHONDIR"] = profile  # nobody's own start-up files
+        for path in paths:
+            for fault in check(path, outside) if args.check else execute(path, outside, args.fresh):
+                failed = True
+                print(f"{path.name}: {fault}", file=sys.stderr, flush=True)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

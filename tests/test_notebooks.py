@@ -1,0 +1,427 @@
+"""What every notebook keeps to, beyond running: pytest --nbval runs the cells, these rules read the file.
+
+A rule takes a notebook and returns its faults. Each rule is first seen to fail on a small notebook broken for it.
+"""
+
+import base64
+import copy
+import importlib.util
+import io
+import re
+from pathlib import Path
+
+import matplotlib.image
+import nbformat
+import nbformat.v4.nbjson
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+spec = importlib.util.spec_from_file_location("execute", ROOT / ".ci" / "execute.py")
+execute = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(execute)
+
+IGNORED, RAISES = "nbval-ignore-output", "raises-exception"
+LONGEST_CELL = 25  # lines
+BLANK = 0.01  # standard deviation of the pixels, of 1
+
+# Ways to the network, and folders that exist on one machine only.
+NETWORK = re.compile(
+    r"^\s*(?:import|from)\s+(?:urllib|urllib3|requests|http|httpx|aiohttp|ftplib|wget)\b"
+    r"|\burlopen\b|\burlretrieve\b|\bhf_hub_download\b|\bsnapshot_download\b|\bload_dataset\b|\btorch\.hub\b"
+    r"|^\s*[!%].*\b(?:wget|curl)\b|[\"'](?:wget|curl)\b",
+    re.MULTILINE,
+)
+FOLDER = r"(?:/(?:home|root|Users|tmp|work|content|mnt|opt|usr|var)/|[A-Z]:\\\\?[A-Za-z])"
+
+
+def code_cells(nb):
+    return [cell for cell in nb.cells if cell.cell_type == "code"]
+
+
+def prose(nb):
+    """The markdown cells, without their fenced code."""
+    return [re.sub(r"```.*?```", "", cell.source, flags=re.DOTALL) for cell in nb.cells if cell.cell_type == "markdown"]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def outputs(nb):
+    """Every output, with the number of its cell."""
+    return [(n, output) for n, cell in enumerate(code_cells(nb), 1) for output in cell.outputs]
+
+
+def texts(output):
+    """What an output says in words: streams, text and HTML, the message of an error."""
+    data = output.get("data", {})
+    found = (output.get("text"), data.get("text/plain"), data.get("text/html"), output.get("evalue"))
+    return ["".join(text) for text in found if text]
+
+
+def links(markdown):
+    """Targets of links and of images in markdown or HTML: ([link, …], [image, …])."""
+    image = r"!\[[^\]]*\]\(\s*<?([^\s)>]+)"
+    images = re.findall(image, markdown) + re.findall(r"<img\b[^>]*\bsrc=[\"']([^\"']+)", markdown)
+    rest = re.sub(image + r"[^)]*\)", "image", markdown)  # [![picture](a.svg)](page) is a link too
+    return re.findall(r"\]\(\s*<?([^\s)>]+)", rest) + re.findall(r"<a\b[^>]*\bhref=[\"']([^\"']+)", rest), images
+
+
+def anchors(markdown):
+    """The places that GitHub lets a link point to: headings, and named elements."""
+    headings = re.findall(r"^#+\s+(.*)$", re.sub(r"```.*?```", "", markdown, flags=re.DOTALL), re.MULTILINE)
+    slugs = {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+    return slugs | set(re.findall(r"\b(?:id|name)=[\"']([^\"']+)", markdown))
+
+
+def broken(markdown, folder):
+    """Relative links and images that lead nowhere, and images fetched from elsewhere."""
+    found = []
+    followed, images = links(markdown)
+    for target in followed + images:
+        if re.match(r"[a-z]+:", target):
+            if target in images:
+                found.append(f"the image {target} is not in images/")
+            continue
+        path, _, anchor = target.partition("#")
+        if path and not (folder / path).exists():
+            found.append(f"{target} does not exist")
+        elif path.endswith(".md") and anchor and anchor not in anchors((folder / path).read_text(encoding="utf-8")):
+            found.append(f"{target}: no such heading")
+    return found
+
+
+# ---------------------------------------------------------------- the rules
+
+
+def rule_executed_in_order(nb):
+    counts = [cell.execution_count for cell in code_cells(nb)]
+    return [] if counts and counts == list(range(1, len(counts) + 1)) else [f"cells are numbered {counts}"]
+
+
+def rule_no_empty_cell(nb):
+    return [f"cell {i} of the file is empty" for i, cell in enumerate(nb.cells) if not cell.source.strip()]
+
+
+def rule_format(nb):
+    found = [] if (nb.nbformat, nb.nbformat_minor) == (4, 5) else ["the format is not 4.5"]
+    if set(nb.metadata) - {"kernelspec", "language_info", "gptlib"}:
+        found.append(f"metadata {set(nb.metadata)}")
+    if nb.metadata.get("kernelspec") != execute.KERNELSPEC:
+        found.append("the kernelspec is not plain Python 3")
+    if nb.metadata.get("language_info") != {"name": "python"}:
+        found.append("language_info holds more than the name")
+    return found
+
+
+def rule_ids(nb):
+    ids = [cell.get("id") for cell in nb.cells]
+    return [] if None not in ids and len(set(ids)) == len(ids) else ["an id is missing or used twice"]
+
+
+def rule_cell_metadata(nb):
+    return [f"metadata {set(cell.metadata)}" for cell in nb.cells if set(cell.metadata) - execute.CELL_METADATA]
+
+
+def rule_tags(nb):
+    return [f"tags {tags(cell)}" for cell in nb.cells if set(tags(cell)) - {IGNORED, RAISES}]
+
+
+def rule_short_cells(nb):
+    lengths = [len(cell.source.splitlines()) for cell in code_cells(nb)]
+    return [f"cell {n} has {lines} lines" for n, lines in enumerate(lengths, 1) if lines > LONGEST_CELL]
+
+
+def rule_no_semicolon(nb):
+    return [f"cell {n} ends in ;" for n, cell in enumerate(code_cells(nb), 1) if cell.source.rstrip().endswith(";")]
+
+
+def rule_no_stderr(nb):
+    return [f"cell {n} writes to stderr" for n, output in outputs(nb) if output.get("name") == "stderr"]
+
+
+def rule_no_address(nb):
+    return [f"cell {n} prints an address" for n, output in outputs(nb) if any(" at 0x" in t for t in texts(output))]
+
+
+def rule_errors_announced(nb):
+    found = []
+    for n, cell in enumerate(code_cells(nb), 1):
+        if (RAISES in tags(cell)) != any(output.output_type == "error" for output in cell.outputs):
+            found.append(f"cell {n}: the tag {RAISES} and its output disagree")
+    return found
+
+
+def rule_ignored_output_is_asserted(nb):
+    cells = code_cells(nb)
+    return [
+        f"cell {n}: its output is ignored, and nothing in it or the next two cells is asserted"
+        for n, cell in enumerate(cells)
+        if IGNORED in tags(cell)
+        and not any(re.search(r"^\s*assert\b", c.source, re.MULTILINE) for c in cells[n : n + 3])
+    ]
+
+
+def rule_pictures(nb):
+    found, pictures = [], 0
+    for n, output in outputs(nb):
+        picture = output.get("data", {}).get("image/png")
+        if picture is None:
+            continue
+        pictures += 1
+        try:
+            pixels = matplotlib.image.imread(io.BytesIO(base64.b64decode(picture)), format="png")
+        except Exception as error:
+            found.append(f"cell {n}: the picture is broken ({error})")
+            continue
+        if pixels[..., :3].std() < BLANK:
+            found.append(f"cell {n}: the picture is blank")
+        if not output.metadata.get("image/png", {}).get("alt", "").strip():
+            found.append(f"cell {n}: the picture has no alt text")
+    return found if pictures else ["there is no picture"]
+
+
+def rule_headings(nb):
+    found = []
+    text = "\n".join(prose(nb))
+    if not (nb.cells and nb.cells[0].cell_type == "markdown" and nb.cells[0].source.startswith("# ")):
+        found.append("the first cell is not a '# ' title")
+    if not re.search(r"\bminutes?\b", "\n".join(prose(nb)[:3])):
+        found.append("the opening does not say how many minutes it takes")
+    for heading in ("## What you built", "## Recap"):
+        if not re.search(rf"^{heading}\b", text, re.MULTILINE):
+            found.append(f"no '{heading}'")
+    return found
+
+
+def rule_no_network(nb):
+    cells = enumerate(code_cells(nb), 1)
+    return [f"cell {n} reaches for the network" for n, cell in cells if NETWORK.search(cell.source)]
+
+
+def rule_no_absolute_path(nb):
+    code = [(n, cell.source) for n, cell in enumerate(code_cells(nb), 1)]
+    said = [(n, text) for n, output in outputs(nb) for text in texts(output)]
+    found = [f"cell {n} names a folder of one machine" for n, text in code if re.search(rf"[\"']{FOLDER}", text)]
+    return found + [f"cell {n} shows a folder of one machine" for n, text in said if re.search(FOLDER, text)]
+
+
+def rule_links(nb):
+    return [fault for text in prose(nb) for fault in broken(text, ROOT / "notebooks")]
+
+
+def rule_no_attachment(nb):
+    return ["a picture is attached to a cell: put it in images/" for cell in nb.cells if cell.get("attachments")]
+
+
+RULES = [rule for name, rule in globals().items() if name.startswith("rule_")]
+
+
+# ---------------------------------------------------------------- every rule is seen to fail
+
+
+def png(value=None):
+    """A one-colour picture, or, without a value, one with something in it."""
+    file = io.BytesIO()
+    pixels = [[0.0, 1.0], [1.0, 0.0]] if value is None else [[value, value]]
+    matplotlib.image.imsave(file, pixels, cmap="gray", vmin=0, vmax=1, format="png")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def sound():
+    """A small notebook that keeps to every rule."""
+    v4 = nbformat.v4
+    picture = v4.new_output("display_data", data={"image/png": png()}, metadata={"image/png": {"alt": "Four squares"}})
+    text = v4.new_output("stream", name="stdout", text="7\n")
+    error = v4.new_output("error", ename="ValueError", evalue="no", traceback=["ValueError: no"])
+    cells = [
+        v4.new_markdown_cell("# A title\n\nAbout 2 minutes. See [the tests](../tests/test_notebooks.py)."),
+        v4.new_code_cell("import gptlib", execution_count=1),
+        v4.new_code_cell("draw()", execution_count=2, outputs=[picture]),
+        v4.new_code_cell("train()", execution_count=3, outputs=[text], metadata={"tags": [IGNORED]}),
+        v4.new_code_cell("assert loss < 2", execution_count=4),
+        v4.new_code_cell("raise ValueError('no')", execution_count=5, outputs=[error], metadata={"tags": [RAISES]}),
+        v4.new_markdown_cell("## What you built"),
+        v4.new_markdown_cell("## Recap"),
+    ]
+    metadata = {"kernelspec": dict(execute.KERNELSPEC), "language_info": {"name": "python"}}
+    return v4.new_notebook(cells=cells, metadata=metadata)
+
+
+def output(nb, cell=2):
+    return nb.cells[cell].outputs[0]
+
+
+def warn(nb):
+    output(nb, 3).name = "stderr"
+
+
+BREAK = [
+    ("executed_in_order", lambda nb: nb.cells[2].update(execution_count=None)),
+    ("executed_in_order", lambda nb: nb.cells[2].update(execution_count=9)),
+    ("no_empty_cell", lambda nb: nb.cells[1].update(source=" \n")),
+    ("format", lambda nb: nb.update(nbformat_minor=4)),
+    ("format", lambda nb: nb.metadata.kernelspec.update(display_name="mine")),
+    ("format", lambda nb: nb.metadata.language_info.update(version="3.11.7")),
+    ("format", lambda nb: nb.metadata.update(widgets={})),
+    ("ids", lambda nb: nb.cells[2].update(id=nb.cells[1].id)),
+    ("ids", lambda nb: nb.cells[2].pop("id")),
+    ("cell_metadata", lambda nb: nb.cells[1].metadata.update(execution={"started": 0})),
+    ("tags", lambda nb: nb.cells[1].metadata.update(tags=["nbval-skip"])),
+    ("short_cells", lambda nb: nb.cells[1].update(source="x = 1\n" * 26)),
+    ("no_semicolon", lambda nb: nb.cells[1].update(source="draw();\n")),
+    ("no_stderr", warn),
+    ("no_address", lambda nb: output(nb).data.update({"text/plain": "<Line2D at 0x7f00>"})),
+    ("no_address", lambda nb: output(nb, 5).update(evalue="<Line2D at 0x7f00>")),
+    ("errors_announced", lambda nb: nb.cells[5].metadata.update(tags=[])),
+    ("errors_announced", lambda nb: nb.cells[5].update(outputs=[])),
+    ("ignored_output_is_asserted", lambda nb: nb.cells[4].update(source="print('assert')")),
+    ("pictures", lambda nb: nb.cells[2].update(outputs=[])),
+    ("pictures", lambda nb: output(nb).data.update({"image/png": png(0.5)})),
+    ("pictures", lambda nb: output(nb).data.update({"image/png": "AAAA"})),
+    ("pictures", lambda nb: output(nb).update(metadata={})),
+    ("headings", lambda nb: nb.cells[0].update(source="A title. Two minutes.")),
+    ("headings", lambda nb: nb.cells[0].update(source="# A title")),
+    ("headings", lambda nb: nb.cells[6].update(source="```\n## What you built\n```")),
+    ("headings", lambda nb: nb.cells[7].update(source="Recap")),
+    ("no_network", lambda nb: nb.cells[1].update(source="x = 1\nfrom urllib.request import urlopen as fetch")),
+    ("no_network", lambda nb: nb.cells[1].update(source="!curl -O somewhere")),
+    ("no_absolute_path", lambda nb: nb.cells[1].update(source="open('/home/me/text.txt')")),
+    ("no_absolute_path", lambda nb: nb.cells[1].update(source=r"open('C:\\text.txt')")),
+    ("no_absolute_path", lambda nb: output(nb, 3).update(text="PosixPath('/home/me/text.txt')")),
+    ("links", lambda nb: nb.cells[7].update(source="## Recap\n[next](nowhere.ipynb)")),
+    ("links", lambda nb: nb.cells[7].update(source="## Recap\n![a](../images/nowhere.svg)")),
+    ("links", lambda nb: nb.cells[7].update(source="## Recap\n![a](https://example.org/a.png)")),
+    ("links", lambda nb: nb.cells[7].update(source="## Recap\n<img alt='a' src='https://example.org/a.png'>")),
+    ("links", lambda nb: nb.cells[7].update(source="## Recap\n[![a](https://example.org/a.svg)](https://example.org)")),
+    ("no_attachment", lambda nb: nb.cells[7].update(attachments={"a.png": {"image/png": png()}})),
+]
+
+
+def test_a_sound_notebook_has_no_fault():
+    assert {rule.__name__: rule(sound()) for rule in RULES} == {rule.__name__: [] for rule in RULES}
+
+
+@pytest.mark.parametrize("n", range(len(BREAK)), ids=[f"{i}-{name}" for i, (name, _) in enumerate(BREAK)])
+def test_each_rule_sees_its_fault_and_only_that(n):
+    name, spoil = BREAK[n]
+    nb = copy.deepcopy(sound())
+    spoil(nb)
+    assert [rule.__name__ for rule in RULES if rule(nb)] == [f"rule_{name}"]
+
+
+def test_a_notebook_without_code_was_not_executed():
+    nb = sound()
+    nb.cells = nb.cells[:1]
+    assert rule_executed_in_order(nb)
+
+
+def test_every_rule_is_broken_once():
+    assert {f"rule_{name}" for name, _ in BREAK} == {rule.__name__ for rule in RULES}
+
+
+def test_anchors_are_found(tmp_path):
+    (tmp_path / "a.md").write_text("# Words to know\n\n```\n# no heading\n```\n<a id='head'></a>", encoding="utf-8")
+    assert broken("[a](a.md#words-to-know) [b](a.md#head) [c](https://example.org) [d](#here)", tmp_path) == []
+    assert len(broken("[a](a.md#no-heading) [b](a.md#other)", tmp_path)) == 2
+
+
+# ---------------------------------------------------------------- the notebooks themselves
+
+
+def load(path):
+    return nbformat.v4.nbjson.reads(path.read_text(encoding="utf-8"))
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS, "notebooks/ is empty"
+    numbers = [path.name[:2] for path in NOTEBOOKS]
+    assert numbers == [f"{i:02}" for i in range(len(numbers))], "a notebook is missing from the row, or there twice"
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_keeps_to(path, rule):
+    found = rule(load(path))
+    if rule is rule_headings and path.stem.startswith("00"):  # nothing is built in the first
+        found = [fault for fault in found if not fault.startswith("no '## ")]
+    assert found == [], f"{path.name}: {found}"
+
+
+def test_the_setup_cell_is_the_same_everywhere():
+    firsts = {path.name: code_cells(load(path))[0].source for path in NOTEBOOKS}
+    assert len(set(firsts.values())) == 1, "the first code cell differs between notebooks"
+
+
+def test_most_cells_are_compared_strictly():
+    cells = [cell for path in NOTEBOOKS for cell in code_cells(load(path))]
+    strict = sum(IGNORED not in tags(cell) for cell in cells)
+    assert strict >= 0.8 * len(cells) > 0, f"{strict} of {len(cells)} cells are compared strictly"
+
+
+# ---------------------------------------------------------------- `make notebooks`
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Write a small notebook, run it as `make notebooks` does, and give a function that runs it again."""
+    path = tmp_path / "small.ipynb"
+
+    def run(cells, outside="", fresh=False):
+        nb = nbformat.v4.new_notebook(cells=[])
+        for i, (source, *marks) in enumerate(cells):
+            nb.cells.append(nbformat.v4.new_code_cell(source, id=f"c{i}", metadata={"tags": marks} if marks else {}))
+        if path.exists():
+            before = load(path)
+            nb.metadata = before.metadata
+            for cell, old in zip(nb.cells, before.cells):
+                cell.update(execution_count=old.execution_count, outputs=old.outputs)
+        path.write_text(nbformat.writes(nb), encoding="utf-8")
+        return execute.execute(path, outside, fresh), path.read_bytes()
+
+    return run
+
+
+CHANCE = [("import os\n'é'",), ("print(os.urandom(8))", IGNORED), ("def f():\n    raise ValueError('no')\nf()", RAISES)]
+
+
+def test_running_again_changes_no_byte_until_something_changes(stored):
+    faults, first = stored(CHANCE, outside="a")
+    assert faults == [] and "é".encode() in first and b"Traceback" not in first and first.endswith(b"}\n")
+    assert stored(CHANCE, outside="a") == ([], first)
+    _, other = stored(CHANCE, outside="b")  # the package, the data or a library changed
+    assert load_text(other, 1) != load_text(first, 1)
+    _, fresh = stored(CHANCE, outside="b", fresh=True)
+    assert load_text(fresh, 1) != load_text(other, 1)
+    nb = nbformat.v4.nbjson.reads(first.decode())
+    assert rule_executed_in_order(nb) + rule_format(nb) + rule_ids(nb) + rule_cell_metadata(nb) == []
+
+
+def load_text(written, cell):
+    return nbformat.v4.nbjson.reads(written.decode()).cells[cell].outputs[0].text
+
+
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("import sys\nprint('no', file=sys.stderr)", "stderr"),
+        ("import warnings\nwarnings.warn('old', stacklevel=1)", "UserWarning"),
+    ],
+)
+def test_an_error_or_a_warning_is_not_stored(stored, source, said):
+    faults, written = stored([(source,)])
+    assert said in faults[0] and b'"outputs": []' in written
+
+
+def test_the_fingerprint_follows_package_and_data(tmp_path):
+    for name in ("gptlib/model.py", "data/text.txt", "data/README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("one", encoding="utf-8")
+    seen = [execute.fingerprint(tmp_path)]
+    for name in ("gptlib/model.py", "data/text.txt", "data/README.md"):
+        (tmp_path / name).write_text("two", encoding="utf-8")
+        seen.append(execute.fingerprint(tmp_path))
+    assert len(set(seen)) == 3 and seen[2] == seen[3]
