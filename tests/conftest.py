@@ -1,5 +1,7 @@
 """What several tests share: a small model in which every weight counts, and another GPT-2 with the same weights."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import nn
@@ -31,14 +33,16 @@ def idx() -> torch.Tensor:
     return torch.randint(SMALL.vocab_size, (4, SMALL.context_length))
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """No file may grow beyond 4 kB, as far as the operating system is concerned."""
+    """No file may grow beyond 4 kB, as far as the operating system is concerned; pytest's own output may, afterwards."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def copy_into_gpt2(model: GPT):

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from conftest import SMALL
+from conftest import SMALL, full_disk
 from gptlib.checkpoint import History, load_checkpoint, save_checkpoint
 from gptlib.files import write_whole
 from gptlib.model import GPT, GPTConfig
@@ -164,18 +164,17 @@ def test_a_run_goes_on_only_with_its_own_text_and_model(tmp_path):
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_leaves_the_old_checkpoint(saved, full_disk):
+def test_a_full_disk_leaves_the_old_checkpoint(saved):
     path, model, optimizer, generator, history = saved
     before = path.read_bytes()
-    with pytest.raises(
-        OSError, match="run could not be written .*: nothing at that place was changed. Free some space"
-    ):
+    expected = "run could not be written .*: nothing at that place was changed. Free some space"
+    with pytest.raises(OSError, match=expected), full_disk():
         save_checkpoint(path, model, optimizer, generator, {"steps": 6}, history)
     assert path.read_bytes() == before and alone(path)
 
 
-def test_a_full_disk_leaves_nothing_half_done(tmp_path, full_disk):
-    with pytest.raises(OSError, match="could not be written"):
+def test_a_full_disk_leaves_nothing_half_done(tmp_path):
+    with pytest.raises(OSError, match="could not be written"), full_disk():
         save_checkpoint(tmp_path / "run", *parts(), {}, History())
     assert list(tmp_path.iterdir()) == []
 

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from conftest import SMALL, stir
+from conftest import SMALL, full_disk, stir
 from gptlib import pretrained
 from gptlib.model import GPT, GPTConfig
 from gptlib.tokenizers import CharTokenizer, WordTokenizer
@@ -191,11 +191,10 @@ def test_a_file_in_the_way(model, tmp_path):
     assert (tmp_path / "mine").read_text() == "precious"
 
 
-def test_a_full_disk_leaves_the_old_model(model, folder, full_disk):
+def test_a_full_disk_leaves_the_old_model(model, folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(
-        OSError, match="mine could not be written .*: nothing at that place was changed. Free some space"
-    ):
+    expected = "mine could not be written .*: nothing at that place was changed. Free some space"
+    with pytest.raises(OSError, match=expected), full_disk():
         pretrained.save(stir(GPT(SMALL)), LETTERS, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["mine"]
