@@ -35,7 +35,7 @@ def idx() -> torch.Tensor:
 
 @contextmanager
 def full_disk():
-    """No file may grow beyond 4 kB, as far as the operating system is concerned; pytest's own output may, afterwards."""
+    """No file may grow beyond 4 kB, as the operating system sees it; pytest's own output may, afterwards."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
