@@ -23,7 +23,7 @@ help:
 	@echo "Each sets up $(VENV) first if it is missing. PYTHON=python3.12 chooses the Python to set it up with."
 
 lab: $(STAMP)
-	@$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.news_url=None \
+	@$(PY) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" \
 		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(LAB_FLAGS) notebooks/00_start_here.ipynb
 
 test: $(STAMP)
@@ -50,6 +50,9 @@ $(STAMP): $(PY)
 	@rm -f $(VENV)/.set-up-*
 	@$(PY) -m pip install --quiet "pip>=22"
 	@$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@# JupyterLab would otherwise ask, over the page, whether to fetch news.
+	@$(PY) -m jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" \
+		> /dev/null 2>&1
 	@touch $@
 
 $(PY):
