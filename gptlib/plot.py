@@ -6,6 +6,7 @@ In a notebook, `show(alt)` ends the cell: it puts the picture on the page with a
 
 import base64
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
@@ -13,8 +14,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
+
+from gptlib.explorer import Explorer, stack
 
 # One palette for the whole course, from colours that colour-blind readers can tell apart (Okabe & Ito; Paul Tol).
 QUERY, KEY, VALUE = "#0072B2", "#D55E00", "#009E73"
@@ -159,6 +162,38 @@ def layers(maps: Sequence[torch.Tensor], tokens: Sequence[str]) -> np.ndarray:
             ax.set(xlabel="", ylabel=f"layer {layer}" if h == 0 else "", title=f"head {h}" if layer == 0 else "")
             ax.tick_params(labelsize=7, labelleft=h == 0, labelbottom=layer == L - 1)
     return axes
+
+
+def explore(
+    maps: torch.Tensor | Sequence[torch.Tensor], tokens: Sequence[str], *, layer: int = 0, head: int = 0
+) -> Explorer:
+    """Attention maps to walk through in a notebook: point at a token and see where every head of a layer looks.
+
+    `maps` is what `probe.attention` records for one sequence, L tensors (1, H, T, T), or L tensors (H, T, T), or one
+    tensor (L, H, T, T), (H, T, T) or (T, T); `tokens` are its T tokens. It starts at `layer` and `head`, which are
+    what is seen where scripts do not run. Raises ValueError when they are not there, or the maps are no such weights.
+
+        with probe.attention(model) as maps:
+            model(idx)
+        plot.explore(maps, [tokenizer.decode([i]) for i in idx[0].tolist()])
+    """
+    weights, tokens = stack(maps, len(tokens)), [visible(token) for token in tokens]
+    for name, chosen, count in [("layer", layer, weights.shape[0]), ("head", head, weights.shape[1])]:
+        if not 0 <= chosen < count:
+            raise ValueError(f"there is no {name} {chosen}: choose from 0 to {count - 1}")
+
+    def picture() -> str:
+        figure = Figure(figsize=(6, 5.4), layout="constrained")
+        names = [token.replace("$", r"\$") for token in tokens]  # a dollar sign, not the beginning of a formula
+        ax = attention(weights[layer, head], names, numbers=False, ax=figure.subplots())
+        figure.colorbar(ax.images[0], ax=ax, shrink=0.5, label="weight", ticks=[0, 0.5, 1])
+        ax.set_title(f"layer {layer}, head {head}")
+        with warnings.catch_warnings():  # a token that the font has no letter for is a box, and no warning
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            return Picture(figure, "").png
+
+    scale = [to_hex(ATTENTION(weight)) for weight in (0.0, 0.5, 1.0)]
+    return Explorer(weights, tokens, layer, head, scale, QUERY, picture)
 
 
 def table(probabilities: torch.Tensor, tokens: Sequence[str], *, ax: Axes | None = None) -> Axes:
