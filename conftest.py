@@ -1,6 +1,7 @@
-"""For every run of pytest: no network, no window on the screen."""
+"""For every run of pytest: no network, no window on the screen, and at the end the time that each notebook took."""
 
 import os
+from collections import Counter
 
 import matplotlib
 
@@ -12,3 +13,16 @@ os.environ.pop("MPLBACKEND", None)  # for the kernels of the notebooks, which dr
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRANSFORMERS_OFFLINE="1")
 os.environ.update(dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"))
 os.environ.update(dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    seconds = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            name = getattr(report, "nodeid", "").partition("::")[0]
+            if name.endswith(".ipynb"):
+                seconds[name] += getattr(report, "duration", 0)
+    if seconds:
+        terminalreporter.section("notebooks")
+        for name in sorted(seconds):
+            terminalreporter.write_line(f"{seconds[name]:6.1f} s  {name}")

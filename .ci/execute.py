@@ -44,7 +44,7 @@ def code_cells(nb) -> list:
 def fingerprint(root: Path = ROOT) -> str:
     """A checksum of all that the outputs depend on outside the notebooks: package, data, versions."""
     found = hashlib.sha256()
-    for path in sorted((root / "gptlib").glob("*.py")):
+    for path in sorted((root / "gptlib").glob("*.py")):  # not checks/: an exercise stands there unattempted
         found.update(f"{path.name}\n{path.read_text(encoding='utf-8')}".encode())
     for path in sorted((root / "data").rglob("*")):
         if path.is_file() and path.suffix != ".md":
@@ -52,6 +52,13 @@ def fingerprint(root: Path = ROOT) -> str:
     for library in ("torch", "numpy", "matplotlib"):
         found.update(f"{library} {version(library).partition('+')[0]}".encode())  # CPU and CUDA builds count as one
     return found.hexdigest()
+
+
+def stated_minutes(nb) -> int | None:
+    """How many minutes the opening grants to the cells, on two cores; None when it does not say."""
+    opening = "\n".join(cell.source for cell in nb.cells[:3] if cell.cell_type == "markdown")
+    stated = re.search(r"the cells take (?:less than|about) (\d+) minutes? on two cores", opening)
+    return int(stated[1]) if stated else None
 
 
 def digest(nb, outside: str) -> str:
@@ -148,7 +155,10 @@ def execute(path: Path, outside: str, fresh: bool = False) -> list[str]:
     except CellExecutionError as error:
         return [f"a cell fails:\n{error}"]
     finally:
-        print(f"{path.name}: {time.perf_counter() - begun:.1f} s", flush=True)
+        whole = time.perf_counter() - begun
+        minutes = stated_minutes(nb)
+        over = f", over the {minutes} min that it states" if minutes and whole > 60 * minutes else ""
+        print(f"{path.name}: {whole:.1f} s{over}", flush=True)
     for index, taken in seconds.items():
         if taken > SLOW:
             print(f"  cell {nb.cells[index].execution_count} takes {taken:.0f} s", flush=True)
