@@ -8,7 +8,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.set-up-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d ' ' -f 1)
 
-.PHONY: help lab test lint notebooks pictures faults bench
+.PHONY: help lab test lint notebooks stamp pictures faults bench
 .DEFAULT_GOAL := help
 
 help:
@@ -17,7 +17,9 @@ help:
 	@echo "make lint       check the style, and that the stored outputs belong to this code"
 	@echo "make notebooks  run the notebooks and store the outputs (NB=notebooks/02_bigram.ipynb: only these;"
 	@echo "                                                         FRESH=1: also what is random or timed)"
-	@echo "make pictures   draw the README's picture again, with the trained model"
+	@echo "make stamp      write the set-up cell and the Colab badge into every notebook"
+	@echo "                (ADDRESS=https://github.com/teacher/fork: for your fork, the README too)"
+	@echo "make pictures   draw the README's picture, with the trained model, and the diagrams again"
 	@echo "make faults     put faults into a copy of the package, one by one, and see that the tests notice each"
 	@echo "make bench      measure the speed of training against other implementations"
 	@echo "Each sets up $(VENV) first if it is missing. PYTHON=python3.12 chooses the Python to set it up with."
@@ -36,8 +38,12 @@ lint: $(STAMP)
 notebooks: $(STAMP)
 	@$(PY) .ci/execute.py $(if $(FRESH),--fresh) $(NB)
 
+stamp: $(STAMP)
+	@$(PY) .ci/stamp.py $(if $(ADDRESS),"$(ADDRESS)")
+
 pictures: $(STAMP)
 	@$(PY) .ci/pictures.py
+	@$(PY) .ci/diagrams.py
 
 faults: $(STAMP)
 	@$(PY) tests/faults.py

@@ -1,0 +1,25 @@
+# Set-up, the same in every notebook. Colab starts empty: there, fetch the course and install its package.
+import os
+import subprocess
+import sys
+
+if "google.colab" in sys.modules and not os.path.isdir("../gptlib"):
+    address = os.environ.get("COURSE_ADDRESS", "https://github.com/gpt-course/gpt-course")
+    course = os.path.basename(address)
+    steps = [] if os.path.isdir(course) else [["git", "clone", "--depth", "1", address, course]]
+    steps += [[sys.executable, "-m", "pip", "install", "-q", "--no-deps", "./" + course]]
+    for step in steps:
+        done = subprocess.run(step, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(" ".join(step) + " failed. Run this cell again in a minute. The reason:\n" + done.stderr)
+    os.chdir(course + "/notebooks")
+
+import matplotlib.pyplot as plt
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import gptlib
+from gptlib import plot
+
+print("Ready.")
