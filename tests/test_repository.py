@@ -166,6 +166,15 @@ def test_the_readme_leads_to_every_notebook():
     assert {f"notebooks/{path.name}" for path in NOTEBOOKS} - set(followed) == set()
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_readme_gives_the_minutes_of_the_headers(path):
+    stated = r"\*\*Time\*\* about (\d+) minutes to read(?:, and (\d+) for the exercises)?;"
+    read, practise = re.search(stated, path.read_text(encoding="utf-8")).groups(default="")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in readme.splitlines() if line.startswith("|") and f"](notebooks/{path.name})" in line)
+    assert [cell.strip() for cell in row.split("|")][3:5] == [read, practise]
+
+
 def test_every_data_file_has_its_checksum_on_the_page():
     files = [path for path in sorted((ROOT / "data").rglob("*")) if path.is_file()]
     files = [path for path in files if path.suffix not in (".md", ".py") and path.name != "LICENSE"]
