@@ -104,6 +104,15 @@ def test_blank_bodies_are_not_tried():
         assert not judge.untried(answer)
 
 
+def test_an_answer_that_breaks_the_check_itself_is_a_mistake():
+    @judge.exercise
+    def fragile(answer):
+        return f"of length {len(answer)}."
+
+    with pytest.raises(judge.Mistake, match=r"cannot use this answer \(TypeError: .*len"):
+        fragile(3)
+
+
 def test_an_answer_sees_no_other_chance_than_the_notebook():
     state = torch.get_rng_state()
     checks.average_weights(lambda T: (torch.rand(3), torch.ones(T, T).tril() / torch.arange(1, T + 1)[:, None])[1])
