@@ -12,20 +12,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gptlib.cache import NO_CACHE, LayerCache, NoCache
+
 
 def attention_weights(q: Tensor, k: Tensor, causal: bool = True) -> Tensor:
     """How strongly each query attends to each key: softmax(q kᵀ / √D), the future left out when `causal`.
 
-    q, k (..., T, D) -> (..., T, T); every row sums to 1. Vaswani et al. 2017, equation 1.
+    q (..., T, D), k (..., S, D) -> (..., T, S); every row sums to 1. Usually S = T. With more keys than queries, the
+    queries stand at the last T of the S positions. Vaswani et al. 2017, equation 1.
 
     >>> attention_weights(torch.zeros(2, 4), torch.zeros(2, 4))
     tensor([[1.0000, 0.0000],
             [0.5000, 0.5000]])
     """
-    T, D = q.shape[-2:]
-    scores = q @ k.mT / math.sqrt(D)  # (..., T, T)
+    (T, D), S = q.shape[-2:], k.shape[-2]
+    scores = q @ k.mT / math.sqrt(D)  # (..., T, S)
     if causal:
-        future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
+        future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(1 + S - T)
         scores = scores.masked_fill(future, -torch.inf)
     return scores.softmax(dim=-1)
 
@@ -43,9 +46,13 @@ class Attend(nn.Module):
         self.dropout = dropout
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q, k, v (..., T, D) -> (..., T, D)"""
+        """q (..., T, D), k, v (..., S, D) -> (..., T, D); when causal, q stands at the last T of the S positions."""
+        T, S = q.shape[-2], k.shape[-2]
         dropout = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)
+        if not self.causal or T == S or T == 1:  # a single last position sees all: nothing to mask
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal and T == S)
+        past = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)  # the kernel's own mask starts at 0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=past, dropout_p=dropout)
 
 
 class Head(nn.Module):
@@ -58,9 +65,10 @@ class Head(nn.Module):
         self.value = nn.Linear(n_embd, head_size)
         self.attend = Attend(causal)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, past: LayerCache | NoCache = NO_CACHE) -> Tensor:
         """x (B, T, C) -> (B, T, D)"""
-        return self.attend(self.query(x), self.key(x), self.value(x))
+        k, v = past.append(self.key(x), self.value(x))  # each (B, S, D)
+        return self.attend(self.query(x), k, v)
 
 
 def split_heads(x: Tensor, n_head: int) -> Tensor:
@@ -90,9 +98,10 @@ class MultiHeadAttention(nn.Module):
         self.project = nn.Linear(n_embd, n_embd)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, T, C) -> (B, T, C)"""
+    def forward(self, x: Tensor, past: LayerCache | NoCache = NO_CACHE) -> Tensor:
+        """x (B, T, C), at the positions after those that `past` holds -> (B, T, C)"""
         q, k, v = self.qkv(x).chunk(3, dim=-1)  # each (B, T, C)
         q, k, v = (split_heads(part, self.n_head) for part in (q, k, v))  # each (B, H, T, D)
+        k, v = past.append(k, v)  # each (B, H, S, D): the S positions so far
         heads = self.attend(q, k, v)  # (B, H, T, D)
         return self.dropout(self.project(merge_heads(heads)))  # (B, T, C)

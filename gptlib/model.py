@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gptlib.attention import MultiHeadAttention
+from gptlib.cache import NO_CACHE, Cache, LayerCache, NoCache
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(n_embd)
         self.feed_forward = FeedForward(n_embd, dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, past: LayerCache | NoCache = NO_CACHE) -> Tensor:
         """x (B, T, C) -> (B, T, C)"""
-        x = x + self.attention(self.norm1(x))
+        x = x + self.attention(self.norm1(x), past)
         x = x + self.feed_forward(self.norm2(x))
         return x
 
@@ -107,21 +108,42 @@ class GPT(nn.Module):
                 into_path = name.endswith(("project.weight", "narrow.weight"))
                 nn.init.normal_(parameter, std=0.02 / (2 * self.config.n_layer) ** 0.5 if into_path else 0.02)
 
-    def forward(self, idx: Tensor) -> Tensor:
-        """idx (B, T) -> logits (B, T, V); raises ValueError for a text or an id that the model has no row for."""
-        check_ids(idx, self.config)
-        positions = torch.arange(idx.shape[-1], device=idx.device)  # (T,)
-        x = self.token_embedding(idx) + self.position_embedding(positions)  # (B, T, C)
-        x = self.blocks(self.dropout(x))  # (B, T, C)
+    def make_cache(self, batch_size: int, length: int | None = None) -> Cache:
+        """An empty cache for `batch_size` texts of up to `length` positions, the whole context by default.
+
+        Passed to `model(idx, cache)` again and again, each time with the tokens that are new, it spares the model the
+        old ones. It takes 2 · n_layer · batch_size · length · n_embd numbers. Raises ValueError for other sizes.
+        """
+        c, like = self.config, self.token_embedding.weight
+        length = c.context_length if length is None else length
+        if batch_size < 1 or not 1 <= length <= c.context_length:
+            raise ValueError(
+                f"a cache of {batch_size} texts and {length} positions cannot be: "
+                f"give at least one text and 1 to {c.context_length} positions"
+            )
+        shape = (batch_size, c.n_head, length, c.n_embd // c.n_head)
+        return Cache(c.n_layer, *shape, dtype=like.dtype, device=like.device)
+
+    def forward(self, idx: Tensor, cache: Cache | NoCache = NO_CACHE) -> Tensor:
+        """idx (B, T), the tokens after those that `cache` holds -> logits (B, T, V)
+
+        Raises ValueError for a text or an id that the model has no row for.
+        """
+        check_ids(idx, cache.length, self.config)
+        positions = torch.arange(cache.length, cache.length + idx.shape[-1], device=idx.device)  # (T,)
+        x = self.dropout(self.token_embedding(idx) + self.position_embedding(positions))  # (B, T, C)
+        for block, past in zip(self.blocks, cache.layers):
+            x = block(x, past)  # (B, T, C)
         return self.head(self.norm(x))  # (B, T, V)
 
 
-def check_ids(idx: Tensor, config: GPTConfig) -> None:
-    """Raises ValueError when `idx` is longer than the context or holds an id outside the vocabulary."""
-    if idx.shape[-1] > config.context_length:
+def check_ids(idx: Tensor, read: int, config: GPTConfig) -> None:
+    """Raises ValueError when `idx`, after `read` tokens, passes the context, or holds an id outside the vocabulary."""
+    T = read + idx.shape[-1]
+    if T > config.context_length:
         raise ValueError(
-            f"{idx.shape[-1]} tokens do not fit the model's context of {config.context_length}: "
-            f"pass the last ones, idx[:, -{config.context_length}:]"
+            f"{T} tokens do not fit the model's context of {config.context_length}: "
+            f"pass the last ones, idx[:, -{config.context_length}:]" + (", with an empty cache" if read else "")
         )
     # Looking at the ids on a GPU would make the processor wait for it at every step; there PyTorch itself stops.
     if idx.device.type == "cpu" and idx.numel() and not (0 <= idx.min() and idx.max() < config.vocab_size):

@@ -33,8 +33,9 @@ MAY_IMPORT = {
     "tokenizers": {"files"},
     "data": {"tokenizers", "files"},
     "bigram": set(),
-    "attention": set(),
-    "model": {"attention"},
+    "cache": set(),
+    "attention": {"cache"},
+    "model": {"attention", "cache"},
     "sampling": set(),
     "files": set(),
     "checkpoint": {"files"},
@@ -54,8 +55,9 @@ PUBLIC = {
     "data": ["load", "split", "batch"],
     "bigram": ["BigramLM", "NGram"],
     "attention": ["attention_weights", "Head", "MultiHeadAttention"],
+    "cache": ["Cache", "LayerCache"],
     "model": ["GPTConfig", "FeedForward", "Block", "GPT"],
-    "sampling": ["generate"],
+    "sampling": ["keep_top_k", "keep_top_p", "distribution", "stream", "generate", "complete"],
     "training": ["evaluate", "train"],
 }
 

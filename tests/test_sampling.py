@@ -1,12 +1,14 @@
-"""Generation against a loop over the model's own probabilities, and draws against the distribution they come from."""
+"""Text against transformers' generate, distributions against its processors, draws against what they come from."""
+
+import re
 
 import pytest
 import torch
 
-from conftest import SMALL, stir
+from conftest import SMALL, copy_into_gpt2, stir
 from gptlib.bigram import BigramLM
 from gptlib.model import GPT, GPTConfig
-from gptlib.sampling import generate
+from gptlib.sampling import complete, distribution, generate, stream
 
 
 def seed(number):
@@ -48,23 +50,41 @@ def test_without_a_generator_the_global_one_draws(model, idx):
     assert torch.equal(generate(model, idx, 20), first)
 
 
-@pytest.mark.parametrize("T", [1, 5, 8, 11])
+@pytest.mark.parametrize("T", [1, 5, 8])
 def test_draws_are_spread_as_the_model_says(T, model):
     prompt = torch.randint(SMALL.vocab_size, (1, T))
     N = 5_000
     with torch.no_grad():
-        expected = N * model(prompt[:, -8:])[0, -1].softmax(0)
+        expected = N * model(prompt)[0, -1].softmax(0)
     counts = generate(model, prompt.expand(N, T), 1, seed(3))[:, -1].bincount(minlength=SMALL.vocab_size)
     distance = ((counts - expected) ** 2 / expected)[expected > 5].sum().item()
     assert distance < 40, "chi-squared with at most 12 degrees of freedom: 40 is passed once in 14,000"
     assert expected.max() < 0.9 * N, "else this test could not tell much"
 
 
-def test_what_lies_before_the_context_is_not_seen(model):
-    idx = torch.randint(SMALL.vocab_size, (3, 15))
-    other = idx.clone()
-    other[:, :7] = (idx[:, :7] + 1) % SMALL.vocab_size
-    assert torch.equal(generate(model, idx, 9, seed(1))[:, 15:], generate(model, other, 9, seed(1))[:, 15:])
+class Uncached(torch.nn.Module):
+    """A model that can only be read whole, and remembers what it was given."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config, self.seen = model, model.config, []
+
+    def forward(self, idx):
+        self.seen.append(idx.clone())
+        return self.model(idx)
+
+
+@pytest.mark.parametrize("keep", [None, 8, 4, 1])
+def test_what_the_model_sees_past_the_end_of_its_context(keep, model, idx):
+    watched = Uncached(model)
+    text = generate(watched, idx[:, :6], 14, seed(1), keep=keep)
+    lengths = {
+        None: [6, 7, 8] + [8] * 11, 8: [6, 7, 8] + [8] * 11,
+        4: [6, 7, 8, 4, 5, 6, 7, 8, 4, 5, 6, 7, 8, 4], 1: [6, 7, 8, *range(1, 9), 1, 2, 3],
+    }  # fmt: skip
+    assert [seen.shape[1] for seen in watched.seen] == lengths[keep]
+    for t, seen in enumerate(watched.seen, start=6):
+        assert torch.equal(seen, text[:, t - seen.shape[1] : t]), "the latest ones"
 
 
 def test_dropout_is_off_and_the_mode_is_left_alone(idx):
@@ -85,7 +105,258 @@ def test_a_model_without_a_context_sees_everything():
     assert generate(model, torch.tensor([[3]]), 6).tolist() == [[3, 4, 0, 1, 2, 3, 4]]
 
 
+# --- how probabilities are reshaped -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def logits():
+    return torch.randn(6, 50) * 3
+
+
+def by_transformers(logits, temperature=1.0, top_k=None, top_p=None):
+    """Its processors, in the order in which its generate applies them."""
+    process = pytest.importorskip("transformers.generation.logits_process")
+    logits = process.TemperatureLogitsWarper(temperature)(None, logits)
+    if top_k is not None:
+        logits = process.TopKLogitsWarper(top_k)(None, logits)
+    if top_p is not None:
+        logits = process.TopPLogitsWarper(top_p)(None, logits)
+    return logits.softmax(dim=-1)
+
+
+SETTINGS = [
+    {"temperature": 0.3}, {"temperature": 2.5}, {"top_k": 1}, {"top_k": 7}, {"top_k": 50},
+    {"top_p": 0.01}, {"top_p": 0.5}, {"top_p": 0.9}, {"top_p": 0.999},
+    {"temperature": 0.7, "top_k": 20}, {"temperature": 1.7, "top_p": 0.8}, {"top_k": 5, "top_p": 0.9},
+    {"temperature": 1.5, "top_k": 10, "top_p": 0.7}, {"temperature": 0.5, "top_k": 3, "top_p": 0.95},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_the_reshaped_distribution_is_transformers(settings, logits):
+    torch.testing.assert_close(distribution(logits, **settings), by_transformers(logits, **settings))
+
+
+def test_the_order_of_the_three_matters():
+    """After top-k the four share 1, of which the top three hold 0.9; before it they hold 0.36, and p asks for more."""
+    logits = torch.tensor([0.16, 0.12, 0.08, 0.04] + [0.012] * 50).log()
+    assert distribution(logits, top_k=4, top_p=0.85).count_nonzero() == 3
+    assert distribution(logits, top_p=0.85).count_nonzero() > 4
+    flat = distribution(logits, temperature=3.0, top_p=0.5).count_nonzero()
+    assert flat > distribution(logits, top_p=0.5).count_nonzero(), "the temperature comes before top-p"
+
+
+def test_without_settings_it_is_the_softmax(logits):
+    assert torch.equal(distribution(logits), logits.softmax(-1))
+    assert torch.equal(distribution(logits, top_k=50), logits.softmax(-1))
+    torch.testing.assert_close(distribution(logits, top_p=1.0), logits.softmax(-1))
+    assert distribution(torch.randn(20_000) * 4, top_p=1.0).count_nonzero() == 20_000, "1.0 cuts nobody off"
+
+
+def test_temperature_is_a_power_of_the_odds(logits):
+    """Softmax of logits / t: the odds of any two tokens are raised to 1 / t."""
+    plain, cold = logits.double().softmax(-1), distribution(logits, temperature=0.5).double()
+    torch.testing.assert_close(cold[:, 1:] / cold[:, :1], (plain[:, 1:] / plain[:, :1]) ** 2, rtol=1e-4, atol=0)
+
+
+def test_top_p_keeps_the_fewest_tokens_that_hold_enough(logits):
+    for row in logits:
+        by_rank = row.softmax(-1).double().sort(descending=True).values.tolist()
+        for p in (0.2, 0.6, 0.95):
+            needed = next(n for n in range(1, 51) if sum(by_rank[:n]) >= p)
+            kept = distribution(row, top_p=p).double()
+            assert kept.count_nonzero() == needed
+            assert kept.max().item() == pytest.approx(by_rank[0] / sum(by_rank[:needed]))
+
+
+def test_a_low_temperature_is_nearly_greedy_and_zero_is(logits):
+    for temperature in (0, 0.0, 1e-4, 1e-29):
+        probabilities = distribution(logits, temperature)
+        assert torch.equal(probabilities.argmax(-1), logits.argmax(-1))
+        torch.testing.assert_close(probabilities.max(-1).values, torch.ones(6))
+    torch.testing.assert_close(distribution(logits, temperature=1e6), torch.full((6, 50), 1 / 50), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_precisions(dtype, logits):
+    logits = logits.to(dtype)
+    torch.testing.assert_close(distribution(logits, top_p=0.9), by_transformers(logits.float(), top_p=0.9))
+
+
+@pytest.mark.parametrize("settings", [{}, *SETTINGS[:2], *SETTINGS[-2:]], ids=str)
+def test_ten_thousand_draws_follow_the_distribution(settings, model):
+    prompt, N = torch.randint(SMALL.vocab_size, (1, 5)), 10_000
+    with torch.no_grad():
+        expected = N * by_transformers(model(prompt)[:, -1], **settings)[0]
+    counts = generate(model, prompt.repeat(N, 1), 1, seed(4), **settings)[:, -1].bincount(minlength=SMALL.vocab_size)
+    assert (counts[expected == 0] == 0).all(), "what is cut off is never drawn"
+    often = expected > 5
+    distance = ((counts - expected) ** 2 / expected)[often].sum().item()
+    assert distance < 40, "chi-squared with at most 12 degrees of freedom: 40 is passed once in 14,000"
+    assert expected.max() < 0.99 * N
+
+
+# --- against another implementation's loop ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("T", range(1, 8))
+def test_greedy_text_is_transformers(T, model, idx):
+    expected = copy_into_gpt2(model).generate(
+        idx[:, :T], attention_mask=torch.ones(4, T), max_length=8, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
+    assert torch.equal(generate(model, idx[:, :T], 8 - T, temperature=0), expected)
+
+
+def test_greedy_needs_no_luck(model, idx):
+    first = generate(model, idx, 20, seed(1), temperature=0)
+    assert torch.equal(generate(model, idx, 20, seed(2), temperature=0), first)
+    assert torch.equal(generate(model, idx, 20, seed(3), top_k=1), first)
+
+
+# --- streaming, stopping, several prompts -------------------------------------------------------------------------
+
+
+def test_a_stream_is_the_text_as_it_grows(model, idx):
+    whole = generate(model, idx, 20, seed(1), top_k=5)
+    columns = []
+    for t, column in enumerate(stream(model, idx, 20, seed(1), top_k=5)):
+        assert torch.equal(column, whole[:, 8 + t : 9 + t])
+        columns.append(column)
+        column += 100  # what the caller does with it is the caller's
+    assert len(columns) == 20
+
+
+def test_a_stream_draws_no_sooner_than_asked(model, idx):
+    watched = Uncached(model)
+    columns = stream(watched, idx, 20)
+    assert len(watched.seen) == 0
+    next(columns)
+    next(columns)
+    assert len(watched.seen) == 2
+
+
+def test_a_stream_that_is_left_early_leaves_the_mode_alone(model, idx):
+    model.train()
+    for _ in stream(model, idx, 20):
+        assert torch.is_grad_enabled(), "the caller's own work is not without gradients"
+        break
+    assert model.training
+
+
+def test_a_row_ends_with_its_stop_token(model, idx):
+    free = generate(model, idx, 30, seed(1))[:, 8:]
+    stopped = generate(model, idx, 30, seed(1), stop=3)[:, 8:]
+    firsts = [row.tolist().index(3) if 3 in row else 30 for row in free]
+    assert len(set(firsts)) > 1 and min(firsts) < 30, "else this test could not tell much"
+    assert stopped.shape[1] == min(30, max(firsts) + 1), "no longer than the longest needs"
+    for row, ended, first in zip(free, stopped, firsts):
+        assert torch.equal(ended[: first + 1], row[: first + 1][: len(ended)]) and (ended[first:] == 3).all()
+
+
+def test_a_stop_token_in_the_prompt_stops_nothing(model):
+    idx = torch.full((1, 4), 3)
+    texts = {generate(model, idx, 5, seed(n), stop=3).shape[1] for n in range(20)}
+    assert 9 in texts
+
+
+def test_several_samples_of_one_prompt_differ(model, idx):
+    texts = generate(model, idx[:1].repeat(5, 1), 20, seed(1))
+    assert len({tuple(row.tolist()) for row in texts}) == 5
+
+
+@pytest.mark.parametrize("keep", [None, 4])
+@pytest.mark.parametrize("lengths", [(1, 2, 3), (8, 1, 5), (4, 4), (7,), (8, 8, 2)])
+def test_prompts_of_different_lengths_go_on_as_each_would_alone(lengths, keep, model):
+    prompts = [torch.randint(SMALL.vocab_size, (T,)) for T in lengths]
+    for n in (0, 1, 20):
+        texts = complete(model, prompts, n, temperature=0, keep=keep)
+        for prompt, text in zip(prompts, texts, strict=True):
+            assert torch.equal(text[: len(prompt)], prompt) and len(text) == len(prompt) + n
+            assert torch.equal(text, generate(model, prompt[None], n, temperature=0, keep=keep)[0])
+
+
+def test_texts_of_different_lengths_end_with_their_own_stop(model):
+    prompts = [torch.tensor([3, 3]), torch.tensor([1, 3, 5, 7, 3, 2]), torch.tensor([2])]
+    free, new_lengths = complete(model, prompts, 25, seed(5)), set()
+    for stop in range(SMALL.vocab_size):
+        for prompt, text, short in zip(prompts, free, complete(model, prompts, 25, seed(5), stop=stop)):
+            assert torch.equal(short, text[: len(short)])
+            new = short[len(prompt) :]
+            new_lengths.add(len(new))
+            assert stop not in new[:-1] and (new[-1] == stop or len(new) == 25)
+    assert len(new_lengths) > 5, "else this test could not tell much"
+
+
+def test_prompts_of_different_lengths_are_drawn_as_the_model_says(model):
+    """The shorter prompt's next token, drawn beside a longer prompt."""
+    short, long, N = torch.tensor([4, 2]), torch.tensor([1, 3, 5, 7, 3]), 3_000
+    texts = complete(model, [short] * N + [long], 1, seed(6))
+    counts = torch.stack(texts[:-1])[:, -1].bincount(minlength=SMALL.vocab_size)
+    with torch.no_grad():
+        expected = N * model(short[None])[0, -1].softmax(0)
+    assert ((counts - expected) ** 2 / expected)[expected > 5].sum() < 40
+    assert torch.equal(texts[-1][:5], long)
+
+
+# --- what cannot be ------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("shape", [(1, 0), (3,), (1, 2, 3)])
 def test_nothing_to_continue(shape, model):
     with pytest.raises(ValueError, match=r"idx has shape \(.*\): give \(B, T\) with at least one token, such as"):
         generate(model, torch.zeros(shape, dtype=torch.long), 5)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"temperature": -1}, "temperature=-1: give a number above 0, such as 0.8, or 0 for the most likely"),
+        ({"temperature": float("nan")}, "temperature=nan: give a number above 0"),
+        ({"temperature": float("inf")}, "temperature=inf: give a number above 0"),
+        ({"top_k": 0}, "top_k=0: give a number from 1 to the size of the vocabulary, 13, or None"),
+        ({"top_k": 14}, "top_k=14: give a number from 1 to the size of the vocabulary, 13, or None"),
+        ({"top_p": 0.0}, "top_p=0.0: give a share above 0 and at most 1"),
+        ({"top_p": 1.1}, "top_p=1.1: give a share above 0 and at most 1"),
+        ({"top_p": float("nan")}, "top_p=nan: give a share above 0 and at most 1"),
+        ({"temperature": 0, "top_k": 14}, "top_k=14"),
+        ({"stop": 13}, "stop=13 is outside the vocabulary 0…12: give the id of the token to stop at"),
+        ({"stop": -1}, "stop=-1 is outside the vocabulary 0…12"),
+        ({"keep": 0}, "keep=0: give a number from 1 to the model's context, 8, or None"),
+        ({"keep": 9}, "keep=9: give a number from 1 to the model's context, 8, or None"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message, model, idx):
+    for call in (generate, complete):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            call(model, idx if call is generate else list(idx), 5, **settings)
+
+
+def test_a_number_of_tokens_below_zero(model, idx):
+    with pytest.raises(ValueError, match="max_new_tokens=-1: give the number of tokens to draw, 0 or more"):
+        generate(model, idx, -1)
+
+
+def test_a_prompt_longer_than_the_context(model):
+    message = r"a prompt of 9 tokens does not fit the model's context of 8: pass the last ones, prompt\[-8:\]"
+    for call in (generate, complete):
+        with pytest.raises(ValueError, match=message):
+            call(model, torch.zeros(1, 9, dtype=torch.long), 5)
+    generate(BigramLM(5), torch.zeros(1, 9, dtype=torch.long), 5)
+
+
+@pytest.mark.parametrize("prompts", [[], [torch.tensor([1]), torch.zeros(0).long()], [torch.zeros(1, 2).long()]])
+def test_lists_with_nothing_to_continue(prompts, model):
+    with pytest.raises(ValueError, match="give .*or a list of"):
+        complete(model, prompts, 5)
+    with pytest.raises(ValueError, match="for a list of prompts call complete"):
+        generate(model, prompts, 5)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0}, {"top_k": 3, "top_p": 0.5}], ids=str)
+def test_a_model_whose_logits_are_not_numbers(wrong, settings, model, idx):
+    model.norm.bias.data[4] = wrong
+    with pytest.raises(ValueError, match="the logits hold NaN or infinity.*Load an earlier checkpoint"):
+        generate(model, idx, 5, **settings)
+    with pytest.raises(ValueError, match="the logits hold NaN or infinity"):
+        distribution(torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, wrong]]), **settings)
