@@ -24,38 +24,39 @@ LEFT_OUT = [
 ]
 
 # The two places where attention is computed: the fused kernel that the model runs, and the weights that are shown.
-KERNEL = "F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal)"
-CAUSAL = "is_causal=self.causal)"
-FUTURE = ".triu(1)"
+KERNEL = "F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal and T == S)"
+CAUSAL = "is_causal=self.causal and T == S)"
+FUTURE = ".triu(1 + S - T)"
 SCALE = "/ math.sqrt(D)"
 BY_HAND = """(
             (q @ k.mT / q.shape[-1] ** 0.5)
-            .masked_fill(torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).triu(1) & self.causal, -torch.inf)
+            .masked_fill(torch.ones(T, S, dtype=torch.bool).triu(1 + S - T) & self.causal, -torch.inf)
             .softmax(dim={}) @ v
         )"""
-MASK = "attn_mask=torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).tril({}))"
+MASK = "attn_mask=torch.ones(T, S, dtype=torch.bool).tril(S - T + {}))"
 ALL_CHANNELS = "(q.shape[-1] * (q.shape[1] if q.ndim == 4 else 1))"
-ATTEND, COMPUTE = "x = x + self.attention(self.norm1(x))", "x = x + self.feed_forward(self.norm2(x))"
+ATTEND, COMPUTE = "x = x + self.attention(self.norm1(x), past)", "x = x + self.feed_forward(self.norm2(x))"
 EVALUATE = "    model.eval()\n    try:\n        total"
-GENERATE = "    model.eval()\n    try:\n        for"
+GENERATE = "    model.eval()\n    try:\n        for t in"
 
 # name, module, text, its replacement
 FAULTS = [
     ("mask one to the right, kernel", "attention", CAUSAL, MASK.format(1)),
-    ("mask one to the right, weights", "attention", FUTURE, ".triu(2)"),
+    ("mask one to the right, weights", "attention", FUTURE, ".triu(2 + S - T)"),
     ("mask one to the left, kernel", "attention", CAUSAL, MASK.format(-1)),
-    ("mask one to the left, weights", "attention", FUTURE, ".triu(0)"),
+    ("mask one to the left, weights", "attention", FUTURE, ".triu(S - T)"),
     ("no mask, kernel", "attention", CAUSAL, "is_causal=False)"),
     ("no mask, weights", "attention", "    if causal:\n", "    if False:\n"),
     ("no mask, unless asked for", "attention", "def __init__(self, causal: bool = True, dropout: float = 0.0):",
      "def __init__(self, causal: bool = False, dropout: float = 0.0):"),
     ("no mask, in many heads", "attention", "Attend(causal, dropout)", "Attend(False, dropout)"),
     ("no mask, in one head", "attention", "Attend(causal)", "Attend(False)"),
-    ("scale left out, kernel", "attention", CAUSAL, "is_causal=self.causal, scale=1.0)"),
+    ("scale left out, kernel", "attention", CAUSAL, "is_causal=self.causal and T == S, scale=1.0)"),
     ("scale left out, weights", "attention", SCALE, ""),
-    ("scale by C, kernel", "attention", CAUSAL, f"is_causal=self.causal, scale={ALL_CHANNELS} ** -0.5)"),
+    ("scale by C, kernel", "attention", CAUSAL, f"is_causal=self.causal and T == S, scale={ALL_CHANNELS} ** -0.5)"),
     ("scale by C, weights", "attention", SCALE, f"/ math.sqrt{ALL_CHANNELS}"),
-    ("scale by D without the root, kernel", "attention", CAUSAL, "is_causal=self.causal, scale=1 / q.shape[-1])"),
+    ("scale by D without the root, kernel", "attention", CAUSAL,
+     "is_causal=self.causal and T == S, scale=1 / q.shape[-1])"),
     ("scale by D without the root, weights", "attention", SCALE, "/ D"),
     ("softmax over the wrong axis, kernel", "attention", KERNEL, BY_HAND.format(-2)),
     ("softmax over the wrong axis, weights", "attention", "scores.softmax(dim=-1)", "scores.softmax(dim=-2)"),
@@ -65,9 +66,9 @@ FAULTS = [
      "x.reshape(*x.shape[:-2], n_head, x.shape[-2], -1)"),
     ("residual around attention dropped", "model", ATTEND, ATTEND.replace("x + ", "")),
     ("residual around feed-forward dropped", "model", COMPUTE, COMPUTE.replace("x + ", "")),
-    ("post-norm for pre-norm, attention", "model", ATTEND, "x = self.norm1(x + self.attention(x))"),
+    ("post-norm for pre-norm, attention", "model", ATTEND, "x = self.norm1(x + self.attention(x, past))"),
     ("post-norm for pre-norm, feed-forward", "model", COMPUTE, "x = self.norm2(x + self.feed_forward(x))"),
-    ("residual taken after the norm", "model", ATTEND, "x = self.norm1(x) + self.attention(self.norm1(x))"),
+    ("residual taken after the norm", "model", ATTEND, "x = self.norm1(x) + self.attention(self.norm1(x), past)"),
     ("targets not shifted, batches", "data", "chosen[:, :-1], chosen[:, 1:]", "chosen[:, :-1], chosen[:, :-1]"),
     ("targets not shifted, evaluation", "training", "ids[1 : whole + 1].view", "ids[:whole].view"),
     ("targets not shifted, last window", "training", "ids[None, whole + 1 :]", "ids[None, whole:-1]"),
@@ -124,8 +125,49 @@ FAULTS = [
     ("probe leaves its hooks", "probe", "            hook.remove()\n", "            pass\n"),
     ("largest probability in place of a draw", "sampling", "torch.multinomial(probabilities, 1, generator=generator)",
      "probabilities.argmax(dim=-1, keepdim=True)"),
-    ("drawn from the first position", "sampling", "model(seen)[:, -1]", "model(seen)[:, 0]"),
-    ("first tokens in place of the latest", "sampling", "idx[:, -context_length:]", "idx[:, :context_length]"),
+    ("drawn from the first position", "sampling", "start + cache.length : t], cache)[:, -1]",
+     "start + cache.length : t], cache)[:, 0]"),
+    ("first tokens in place of the latest", "sampling", "model(text[:, start:t])", "model(text[:, : t - start])"),
+    # Drawing text, and the cache.
+    ("temperature multiplies", "sampling", "(logits - highest) / temperature", "(logits - highest) * temperature"),
+    ("temperature after top-p", "sampling", "return logits.softmax(dim=-1)\n",
+     "return ((logits - highest) / temperature).softmax(dim=-1)\n"),
+    ("a low temperature overflows", "sampling", "(logits - highest) / temperature", "logits / temperature"),
+    ("top-k keeps one more", "sampling", "logits.topk(k, dim=-1)", "logits.topk(min(k + 1, logits.shape[-1]), dim=-1)"),
+    ("top-k drops the k-th", "sampling", "logits < kth", "logits <= kth"),
+    ("top-p one short", "sampling", "tail <= 1 - p", "tail < 1 - p + ascending.softmax(dim=-1)"),
+    ("top-p keeps the unlikely", "sampling", "logits.sort(dim=-1)", "(-logits).sort(dim=-1)"),
+    ("top-p not put back in order", "sampling", "cut.scatter(-1, order, cut)", "cut"),
+    ("top-p may drop all", "sampling", "    cut[..., -1] = False\n", ""),
+    ("top-p before top-k", "sampling",
+     "        logits = keep_top_k(logits, top_k)\n    if top_p is not None:\n"
+     "        logits = keep_top_p(logits, top_p)\n",
+     "        plain, logits = logits, keep_top_k(logits, top_k)\n    else:\n        plain = logits\n"
+     "    if top_p is not None:\n"
+     "        logits = logits.where(keep_top_p(plain, top_p) > -torch.inf, -torch.inf)\n"),
+    ("NaN drawn from", "sampling", "if not highest.isfinite().all():", "if False:"),
+    ("stopped rows go on", "sampling", "drawn.masked_fill(ended, stop)", "drawn"),
+    ("a stop token in the prompt stops", "sampling", "(drawn == stop) & (t >= lengths)", "text[:, t - 1] == stop"),
+    ("no end when all have stopped", "sampling", "            if ended.all():\n                return\n", ""),
+    ("a longer prompt drawn over", "sampling", "drawn.where(t >= lengths, text[:, t])", "drawn"),
+    ("shorter texts too long", "sampling", "        row = row[: len(prompt) + max_new_tokens]\n", ""),
+    ("mode left behind by a stream", "sampling", "model.train(was_training)", "pass"),
+    ("cache not emptied when the window moves", "sampling", "                    cache.clear()\n",
+     "                    pass\n"),
+    ("cache keeps a stale position", "model", "torch.arange(cache.length, cache.length + idx.shape[-1],",
+     "torch.arange(0, idx.shape[-1],"),
+    ("cache overwrites its beginning", "cache", "self.keys[..., start:end, :]", "self.keys[..., : end - start, :]"),
+    ("cache keeps no values", "cache", "        self.values[..., start:end, :] = v\n", ""),
+    ("cache keeps keys for values", "cache", "= v\n", "= k\n"),
+    ("cache forgets to count", "cache", "        self.length = end\n", ""),
+    ("cache hands back its room", "cache", "self.keys[..., :end, :], self.values[..., :end, :]",
+     "self.keys, self.values"),
+    ("cache takes any batch", "cache", "if room.shape != k.shape:", "if False:"),
+    ("cache keeps gradients", "cache", "if k.requires_grad:", "if False:"),
+    ("queries at the first positions", "attention", ".tril(S - T)", ".tril(0)"),
+    ("no mask when reading on", "attention", "T == S or T == 1", "T <= S"),
+    ("layers share a cache", "model", "zip(self.blocks, cache.layers)",
+     "zip(self.blocks, [list(zip(self.blocks, cache.layers))[0][1]] * len(self.blocks))"),
 ]  # fmt: skip
 
 

@@ -1,0 +1,194 @@
+"""How fast is text drawn? gptlib with and without its cache, beside transformers with its own, from one set of weights.
+
+`python tests/benchmarks/generation.py` takes GPT-2's 124M shape with random weights, and half an hour or more on two
+cores; `--size small --new 20,100` tries it in seconds. Greedy, in float32. All take turns, so that whatever else the
+machine does meets all alike; a ratio is that of two neighbouring measurements, and what is printed is the median and
+the middle half.
+
+Without a cache the time of a token grows with the text, and 1,000 tokens take very long. So only some lengths of text
+are timed, spread evenly, and the sum over all is estimated from these; for few tokens the estimate is held against the
+whole loop (`--check`).
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+import transformers
+
+from gptlib.model import GPT, GPTConfig
+from gptlib.sampling import complete, generate, stream
+
+SIZES = {
+    "124M": GPTConfig(vocab_size=50257, context_length=1024, n_layer=12, n_head=12, n_embd=768),
+    "small": GPTConfig(vocab_size=500, context_length=128, n_layer=4, n_head=4, n_embd=64),
+}
+
+
+def make_transformers(model: GPT):
+    """transformers' GPT-2 with the weights of `model`; its Conv1D stores each matrix the other way round."""
+    c = model.config
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=c.vocab_size, n_positions=c.context_length, n_layer=c.n_layer, n_head=c.n_head, n_embd=c.n_embd,
+            bos_token_id=0, eos_token_id=0, attn_implementation="sdpa",
+        )
+    )  # fmt: skip
+    core = theirs.transformer
+    pairs = [(core.wte, model.token_embedding), (core.wpe, model.position_embedding), (core.ln_f, model.norm)]
+    for layer, block in zip(core.h, model.blocks, strict=True):
+        pairs += [
+            (layer.ln_1, block.norm1), (layer.attn.c_attn, block.attention.qkv),
+            (layer.attn.c_proj, block.attention.project), (layer.ln_2, block.norm2),
+            (layer.mlp.c_fc, block.feed_forward.widen), (layer.mlp.c_proj, block.feed_forward.narrow),
+        ]  # fmt: skip
+    with torch.no_grad():
+        for target, source in pairs:
+            target.weight.copy_(source.weight.mT if isinstance(source, torch.nn.Linear) else source.weight)
+            if not isinstance(source, torch.nn.Embedding):
+                target.bias.copy_(source.bias)
+    return theirs.eval()
+
+
+def by_transformers(theirs, idx, n: int, mask=None):
+    mask = torch.ones_like(idx) if mask is None else mask
+    return theirs.generate(
+        idx, attention_mask=mask, max_new_tokens=n, min_new_tokens=n, do_sample=False, use_cache=True,
+        eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+
+
+def seconds(call) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+@torch.no_grad()
+def uncached(model: GPT, idx, n: int):
+    """The naive loop: the whole text again for each token."""
+    for _ in range(n):
+        idx = torch.cat([idx, model(idx)[:, -1].argmax(dim=-1, keepdim=True)], dim=1)
+    return idx
+
+
+@torch.no_grad()
+def uncached_seconds(model: GPT, idx, n: int, samples: int) -> float:
+    """The naive loop's time for n tokens, from `samples` lengths of text in the middle of equal shares of the loop."""
+    total = 0.0
+    for sample in range(samples):
+        t = idx.shape[1] + int((sample + 0.5) * n / samples)
+        text = torch.zeros(len(idx), t, dtype=torch.long)
+        total += seconds(lambda text=text: uncached(model, text, 1))
+    return total * n / samples
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    low, middle, high = (f"{value:,.{digits}f}" for value in statistics.quantiles(values, n=4))
+    return f"{middle:>9} ({low} to {high})"
+
+
+def report(name: str, times: list[float], tokens: int, ours: list[float]) -> None:
+    rates, ratios = [tokens / t for t in times], [t / o for t, o in zip(times, ours, strict=True)]
+    print(f"  {name:32} {spread(rates)} tokens/s, {spread(ratios)} times gptlib's time", flush=True)
+
+
+def take_turns(contestants: dict, rounds: int) -> dict[str, list[float]]:
+    """Times of each, in turn; who goes first moves on by one each round."""
+    times, names = {name: [] for name in contestants}, list(contestants)
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            times[name].append(contestants[name]())
+    return times
+
+
+def compare(model: GPT, theirs, n: int, prompt: int, rounds: int, samples: int) -> None:
+    idx = torch.randint(model.config.vocab_size, (1, prompt))
+    times = take_turns(
+        {
+            "gptlib, cached": lambda: seconds(lambda: generate(model, idx, n, temperature=0)),
+            "transformers, cached": lambda: seconds(lambda: by_transformers(theirs, idx, n)),
+            "gptlib, uncached (estimated)": lambda: uncached_seconds(model, idx, n, samples),
+        },
+        rounds,
+    )
+    print(f"{n:,} tokens after a prompt of {prompt}")
+    for name, values in times.items():
+        report(name, values, n, times["gptlib, cached"])
+
+
+def compare_lengths(model: GPT, theirs, n: int, lengths: list[int], rounds: int) -> None:
+    """Prompts of different lengths in one batch; transformers wants filler before the shorter ones, and a mask."""
+    prompts = [torch.randint(model.config.vocab_size, (length,)) for length in lengths]
+    left = torch.stack([torch.nn.functional.pad(prompt, (max(lengths) - len(prompt), 0)) for prompt in prompts])
+    mask = torch.stack([(torch.arange(max(lengths)) >= max(lengths) - length).long() for length in lengths])
+    texts, by_them = complete(model, prompts, 5, temperature=0), by_transformers(theirs, left, 5, mask)
+    same = sum(torch.equal(text[len(prompt) :], row[-5:]) for text, prompt, row in zip(texts, prompts, by_them))
+    times = take_turns(
+        {
+            "gptlib, cached": lambda: seconds(lambda: complete(model, prompts, n, temperature=0)),
+            "transformers, cached": lambda: seconds(lambda: by_transformers(theirs, left, n, mask)),
+        },
+        rounds,
+    )
+    print(f"{n:,} tokens after each of {len(lengths)} prompts of {lengths} tokens; the same text for {same} of them")
+    for name, values in times.items():
+        report(name, values, n * len(lengths), times["gptlib, cached"])
+
+
+def early_and_late(model: GPT, prompt: int, n: int, rounds: int) -> None:
+    """The time of an early token and of the last, with the cache, each the median of the ten around it."""
+    early, late = [], []
+    for _ in range(rounds):
+        moments = [time.perf_counter()]
+        for _ in stream(model, torch.zeros(1, prompt, dtype=torch.long), n, temperature=0):
+            moments.append(time.perf_counter())
+        times = [after - before for before, after in zip(moments, moments[1:])]
+        early.append(1000 * statistics.median(times[5:15]))
+        late.append(1000 * statistics.median(times[-10:]))
+    ratios = [b / a for a, b in zip(early, late)]
+    print(f"one token with the cache: about the 10th {spread(early)} ms, about number {n:,} {spread(late)} ms")
+    print(f"  ratio {spread(ratios)}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="124M", help="shape of the model (124M)")
+    parser.add_argument("--new", default="200,1000", help="how many tokens to draw (200,1000)")
+    parser.add_argument("--prompt", type=int, default=16, help="tokens of the prompt (16)")
+    parser.add_argument("--lengths", default="8,16,24,32", help="lengths of the prompts of one batch (8,16,24,32)")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each, at least 2 (5)")
+    parser.add_argument("--samples", type=int, default=10, help="lengths at which the uncached loop is timed (10)")
+    parser.add_argument("--check", type=int, default=30, help="tokens for which its estimate is checked (30)")
+    options = parser.parse_args()
+    news, lengths = ([int(n) for n in text.split(",")] for text in (options.new, options.lengths))
+
+    torch.manual_seed(0)
+    model = GPT(SIZES[options.size]).eval()
+    theirs = make_transformers(model)
+    c = model.config
+    print(
+        f"PyTorch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads, "
+        f"{torch.backends.cpu.get_cpu_capability()}\n{c.n_layer} layers x {c.n_embd} channels x context "
+        f"{c.context_length}: {sum(parameter.numel() for parameter in model.parameters()):,} parameters, float32"
+    )
+    idx = torch.randint(c.vocab_size, (1, options.prompt))
+    texts = [generate(model, idx, 8, temperature=0), by_transformers(theirs, idx, 8), uncached(model, idx, 8)]  # warm
+    print("the first 8 tokens are the same" if all(torch.equal(texts[0], text) for text in texts) else "TEXTS DIFFER")
+    n = options.check
+    estimates = [
+        uncached_seconds(model, idx, n, options.samples) / seconds(lambda: uncached(model, idx, n)) for _ in range(3)
+    ]
+    print(f"uncached, {n} tokens: estimate / whole loop {spread(estimates)}", flush=True)
+    for n in news:
+        compare(model, theirs, n, options.prompt, options.rounds, options.samples)
+    compare_lengths(model, theirs, min(news), lengths, options.rounds)
+    early_and_late(model, options.prompt, max(news), options.rounds)
+
+
+if __name__ == "__main__":
+    main()
