@@ -151,6 +151,7 @@ FAULTS = [
     ("no end when all have stopped", "sampling", "            if ended.all():\n                return\n", ""),
     ("a longer prompt drawn over", "sampling", "drawn.where(t >= lengths, text[:, t])", "drawn"),
     ("shorter texts too long", "sampling", "        row = row[: len(prompt) + max_new_tokens]\n", ""),
+    ("columns first changes the numbers", "sampling", ".T.contiguous().T", ".flip(0).T.contiguous().T"),
     ("mode left behind by a stream", "sampling", "model.train(was_training)", "pass"),
     ("cache not emptied when the window moves", "sampling", "                    cache.clear()\n",
      "                    pass\n"),

@@ -57,7 +57,7 @@ PUBLIC = {
     "attention": ["attention_weights", "Head", "MultiHeadAttention"],
     "cache": ["Cache", "LayerCache"],
     "model": ["GPTConfig", "FeedForward", "Block", "GPT"],
-    "sampling": ["keep_top_k", "keep_top_p", "distribution", "stream", "generate", "complete"],
+    "sampling": ["keep_top_k", "keep_top_p", "distribution", "stream", "generate", "complete", "column_first"],
     "training": ["evaluate", "train"],
 }
 

@@ -8,7 +8,9 @@ import torch
 from conftest import SMALL, copy_into_gpt2, stir
 from gptlib.bigram import BigramLM
 from gptlib.model import GPT, GPTConfig
-from gptlib.sampling import complete, distribution, generate, stream
+from gptlib.pretrained import load, save
+from gptlib.sampling import column_first, complete, distribution, generate, stream
+from gptlib.tokenizers import CharTokenizer
 
 
 def seed(number):
@@ -174,7 +176,13 @@ def test_a_low_temperature_is_nearly_greedy_and_zero_is(logits):
         probabilities = distribution(logits, temperature)
         assert torch.equal(probabilities.argmax(-1), logits.argmax(-1))
         torch.testing.assert_close(probabilities.max(-1).values, torch.ones(6))
+    assert distribution(torch.tensor([1e10, 0.0]), 1e-29).tolist() == [1, 0], "nothing overflows"
     torch.testing.assert_close(distribution(logits, temperature=1e6), torch.full((6, 50), 1 / 50), rtol=1e-3, atol=0)
+
+
+def test_the_most_likely_token_always_stays(logits):
+    for p in (1e-3, 1e-9, 1e-30):
+        torch.testing.assert_close(distribution(logits, top_p=p), distribution(logits, temperature=0))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -296,6 +304,31 @@ def test_prompts_of_different_lengths_are_drawn_as_the_model_says(model):
         expected = N * model(short[None])[0, -1].softmax(0)
     assert ((counts - expected) ** 2 / expected)[expected > 5].sum() < 40
     assert torch.equal(texts[-1][:5], long)
+
+
+# --- the same numbers in another order ----------------------------------------------------------------------------
+
+
+def test_matrices_stored_by_columns_hold_the_same_numbers(model, idx):
+    before, expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}, model(idx)
+    text = generate(model, idx, 20, temperature=0)
+    assert column_first(model) is model
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    torch.testing.assert_close(model(idx), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(generate(model, idx, 20, temperature=0), text)
+    block = model.blocks[0]
+    for wide in (block.attention.qkv, block.feed_forward.widen, model.head):
+        assert wide.weight.stride() == (1, wide.out_features)
+    assert block.feed_forward.narrow.weight.is_contiguous()
+    assert model.head.weight is model.token_embedding.weight
+    model(idx).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_a_model_stored_by_columns_can_be_saved(model, tmp_path):
+    save(column_first(model), CharTokenizer("abcdefghijklm"), tmp_path / "model")
+    loaded, _ = load(tmp_path / "model")
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
 
 
 # --- what cannot be ------------------------------------------------------------------------------------------------
