@@ -16,7 +16,8 @@ def attention(model: nn.Module) -> Iterator[list[Tensor]]:
     """Record the attention weights of every layer during one forward pass of `model`.
 
     Yields a list that the forward pass fills: one tensor (B, H, T, T) for each layer, first layer first; (B, T, T)
-    for a single `Head`. A second forward pass starts the list anew. The weights are computed from the queries and
+    for a single `Head`. A pass that reads on from a cache of S positions fills it with the rows of its T new ones,
+    (B, H, T, S + T). A second forward pass starts the list anew. The weights are computed from the queries and
     keys that reach the attention core, on their way; dropout on the weights is not part of them. On leaving, by an
     error too, every hook is removed. Raises ValueError when the model has no attention to watch.
 

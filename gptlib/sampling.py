@@ -119,6 +119,9 @@ def stream(
 ) -> Iterator[Tensor]:
     """Continue `prompts` (B, T), giving each new column of tokens (B, 1) as soon as it is drawn.
 
+        for column in stream(model, idx, 200, temperature=0.8, top_p=0.9):
+            print(tokenizer.decode(column[0].tolist()), end="", flush=True)
+
     temperature, top_k, top_p: see `distribution`. `generator`, on the model's device, makes the draw repeatable.
     A row ends once it has drawn `stop`, and is filled up with it; the text ends once every row has.
 
