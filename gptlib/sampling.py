@@ -126,8 +126,8 @@ def stream(
     A row ends once it has drawn `stop`, and is filled up with it; the text ends once every row has.
 
     A model with `make_cache` reads each token once, until its context is full. From then on every position moves with
-    each token, so what the model still sees is read anew: the latest `keep` tokens, by default as many as fit. Fewer,
-    such as half, are forgotten sooner but leave room for that many tokens until the next reading.
+    each token, so what the model still sees is read anew: the latest `keep` tokens, by default as many as fit. With
+    fewer, such as half, the model sees less, but is quick again until the context is full the next time.
 
     With a list of prompts (T,) of different lengths, the columns begin behind the shortest, and a longer prompt's own
     tokens come before what is drawn for it. Dropout is off while the text streams. Raises ValueError for bad input,

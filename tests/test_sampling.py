@@ -261,6 +261,15 @@ def test_a_row_ends_with_its_stop_token(model, idx):
         assert torch.equal(ended[: first + 1], row[: first + 1][: len(ended)]) and (ended[first:] == 3).all()
 
 
+def test_the_text_ends_when_every_row_has_stopped(model, idx):
+    free = generate(model, idx[:1], 30, seed(1))
+    for stop in set(free[0, 8:].tolist()):
+        first = free[0, 8:].tolist().index(stop)
+        assert torch.equal(generate(model, idx[:1], 30, seed(1), stop=stop), free[:, : 8 + first + 1])
+    twice = generate(model, idx[:1].repeat(2, 1), 1, temperature=0)
+    assert torch.equal(generate(model, twice[:, :8], 30, temperature=0, stop=int(twice[0, -1])), twice)
+
+
 def test_a_stop_token_in_the_prompt_stops_nothing(model):
     idx = torch.full((1, 4), 3)
     texts = {generate(model, idx, 5, seed(n), stop=3).shape[1] for n in range(20)}
