@@ -3,7 +3,7 @@
 text to batches → bigram → attention → blocks → GPT; then training it, drawing text from it, looking inside.
 """
 
-from gptlib import bigram, data, plot, pretrained, probe, training
+from gptlib import bigram, data, plot, positions, pretrained, probe, training
 from gptlib.tokenizers import BPETokenizer, CharTokenizer, WordTokenizer
 from gptlib.data import batch, load, split
 from gptlib.bigram import BigramLM, NGram

@@ -7,6 +7,7 @@ B batch · T positions · C channels (n_embd) · H heads · D channels a head (C
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -81,18 +82,27 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(-3, -2).flatten(-2)
 
 
+def unturned(x: Tensor, positions: Tensor | None = None) -> Tensor:
+    """Leave queries and keys as they are; `positions.rotate` in its place turns them."""
+    return x
+
+
 class MultiHeadAttention(nn.Module):
     """Several heads in one pair of matrix products: one makes every query, key and value, one mixes the results.
 
     The same as `n_head` copies of `Head` side by side, followed by a projection (Vaswani et al. 2017, section 3.2.2).
+    `rotate(x, positions)` turns queries and keys by their place before they meet; it does nothing unless given.
     Raises ValueError when `n_head` does not divide `n_embd`.
     """
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, causal: bool = True):
+    def __init__(
+        self, n_embd: int, n_head: int, dropout: float = 0.0, causal: bool = True, rotate: Callable = unturned
+    ):
         super().__init__()
         if n_embd % n_head:
             raise ValueError(f"n_embd={n_embd} cannot be shared equally by n_head={n_head}: choose a multiple of it")
         self.n_head = n_head
+        self.rotate = rotate
         self.qkv = nn.Linear(n_embd, 3 * n_embd)
         self.attend = Attend(causal, dropout)
         self.project = nn.Linear(n_embd, n_embd)
@@ -102,6 +112,8 @@ class MultiHeadAttention(nn.Module):
         """x (B, T, C), at the positions after those that `past` holds -> (B, T, C)"""
         q, k, v = self.qkv(x).chunk(3, dim=-1)  # each (B, T, C)
         q, k, v = (split_heads(part, self.n_head) for part in (q, k, v))  # each (B, H, T, D)
+        positions = torch.arange(past.length, past.length + x.shape[-2], device=x.device)  # (T,)
+        q, k = self.rotate(q, positions), self.rotate(k, positions)
         k, v = past.append(k, v)  # each (B, H, S, D): the S positions so far
         heads = self.attend(q, k, v)  # (B, H, T, D)
         return self.dropout(self.project(merge_heads(heads)))  # (B, T, C)

@@ -2,17 +2,20 @@
 
 This is GPT-2's architecture (Radford et al. 2019): LayerNorm before each part, learned positions,
 tanh-approximated GELU, biases everywhere, and one matrix used both to embed tokens and to score them.
+The configuration can choose other positions.
 
 B batch · T positions · C channels (n_embd) · V vocabulary
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from gptlib.attention import MultiHeadAttention
+from gptlib.attention import MultiHeadAttention, unturned
 from gptlib.cache import NO_CACHE, Cache, LayerCache, NoCache
+from gptlib.positions import ENCODINGS, embedding, rotate
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,12 @@ class GPTConfig:
     """
 
     vocab_size: int
-    context_length: int  # the most positions that the model can see at once
+    context_length: int  # the most positions that the model is made for; learned ones have no further row
     n_layer: int
     n_head: int
     n_embd: int
     dropout: float = 0.0
+    positions: str = "learned"  # or "sinusoidal", "rotary", "none"
 
     def __post_init__(self):
         for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
@@ -40,6 +44,15 @@ class GPTConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.positions not in ENCODINGS:
+            raise ValueError(f"positions must be one of {', '.join(ENCODINGS)}, got {self.positions!r}")
+        if self.positions == "sinusoidal" and self.n_embd % 2:
+            raise ValueError(f"sinusoidal positions pair the channels, and n_embd={self.n_embd} is odd: make it even")
+        if self.positions == "rotary" and self.n_embd // self.n_head % 2:
+            raise ValueError(
+                f"rotary positions pair a head's channels, and n_embd={self.n_embd} shared by n_head={self.n_head} "
+                f"gives each {self.n_embd // self.n_head}: choose sizes that give an even number"
+            )
 
 
 class FeedForward(nn.Module):
@@ -60,10 +73,10 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """One layer: positions communicate, then each computes; both add to the residual path."""
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0):
+    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, rotate: Callable = unturned):
         super().__init__()
         self.norm1 = nn.LayerNorm(n_embd)
-        self.attention = MultiHeadAttention(n_embd, n_head, dropout)
+        self.attention = MultiHeadAttention(n_embd, n_head, dropout, rotate=rotate)
         self.norm2 = nn.LayerNorm(n_embd)
         self.feed_forward = FeedForward(n_embd, dropout)
 
@@ -86,10 +99,11 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        self.position_embedding = nn.Embedding(config.context_length, config.n_embd)
+        self.position_embedding = embedding(config.positions, config.context_length, config.n_embd)
         self.dropout = nn.Dropout(config.dropout)
+        turn = rotate if config.positions == "rotary" else unturned
         self.blocks = nn.Sequential(
-            *(Block(config.n_embd, config.n_head, config.dropout) for _ in range(config.n_layer))
+            *(Block(config.n_embd, config.n_head, config.dropout, turn) for _ in range(config.n_layer))
         )
         self.norm = nn.LayerNorm(config.n_embd)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -140,7 +154,7 @@ class GPT(nn.Module):
 def check_ids(idx: Tensor, read: int, config: GPTConfig) -> None:
     """Raises ValueError when `idx`, after `read` tokens, passes the context, or holds an id outside the vocabulary."""
     T = read + idx.shape[-1]
-    if T > config.context_length:
+    if config.positions == "learned" and T > config.context_length:
         raise ValueError(
             f"{T} tokens do not fit the model's context of {config.context_length}: "
             f"pass the last ones, idx[:, -{config.context_length}:]" + (", with an empty cache" if read else "")
