@@ -303,7 +303,8 @@ def test_learned_positions_end_with_their_table():
 def test_generation_shows_the_model_the_length_it_is_made_for(encoding):
     """Every encoding alike: longer texts are possible, but nothing was learned there."""
     model, seen = made(encoding), []
-    hook = model.register_forward_pre_hook(lambda model, inputs: seen.append(inputs[0].shape[1]))
+    core = model.blocks[0].attention.attend
+    hook = core.register_forward_pre_hook(lambda core, inputs: seen.append(inputs[1].shape[-2]))  # how many keys
     generate(model, ids(1, 6), 5)
     hook.remove()
     assert seen == [6, 7, 8, 8, 8]
