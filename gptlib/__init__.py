@@ -10,7 +10,8 @@ from gptlib.bigram import BigramLM, NGram
 from gptlib.attention import Head, MultiHeadAttention, attention_weights, merge_heads, split_heads
 from gptlib.cache import Cache, LayerCache
 from gptlib.model import GPT, Block, FeedForward, GPTConfig
-from gptlib.sampling import column_first, complete, distribution, generate, keep_top_k, keep_top_p, stream
+from gptlib.sampling import complete, distribution, generate, keep_top_k, keep_top_p, stream
+from gptlib.rows import few_rows
 from gptlib.training import evaluate, train
 
 __version__ = "0.1.0"

@@ -216,15 +216,3 @@ def complete(
         stops = (row[len(prompt) :] == stop).nonzero() if stop is not None else ()
         texts.append(row[: len(prompt) + int(stops[0]) + 1] if len(stops) else row)
     return texts
-
-
-def column_first(model: nn.Module) -> nn.Module:
-    """Store every matrix of `model` that widens column by column, in place: the same numbers, in another order.
-
-    A single token reads each matrix once, and a processor reads those faster by columns: for one text at a time on a
-    CPU, tokens come up to one and a half times as fast. Batches gain nothing. Call it once, when training is over.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and module.out_features >= module.in_features:
-            module.weight.data = module.weight.data.T.contiguous().T
-    return model

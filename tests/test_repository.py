@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "positions": set(),
     "model": {"attention", "cache", "positions"},
     "sampling": set(),
+    "rows": set(),
     "files": set(),
     "checkpoint": {"files"},
     "live": {"plot", "checkpoint"},
@@ -58,7 +59,8 @@ PUBLIC = {
     "attention": ["attention_weights", "Head", "MultiHeadAttention"],
     "cache": ["Cache", "LayerCache"],
     "model": ["GPTConfig", "FeedForward", "Block", "GPT"],
-    "sampling": ["keep_top_k", "keep_top_p", "distribution", "stream", "generate", "complete", "column_first"],
+    "sampling": ["keep_top_k", "keep_top_p", "distribution", "stream", "generate", "complete"],
+    "rows": ["few_rows"],
     "training": ["evaluate", "train"],
 }
 

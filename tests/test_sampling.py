@@ -1,15 +1,18 @@
 """Text against transformers' generate, distributions against its processors, draws against what they come from."""
 
+import copy
 import re
 
 import pytest
 import torch
+from torch import nn
 
 from conftest import SMALL, copy_into_gpt2, stir
 from gptlib.bigram import BigramLM
 from gptlib.model import GPT, GPTConfig
 from gptlib.pretrained import load, save
-from gptlib.sampling import column_first, complete, distribution, generate, stream
+from gptlib.rows import FewRows, few_rows
+from gptlib.sampling import complete, distribution, generate, stream
 from gptlib.tokenizers import CharTokenizer
 
 
@@ -315,27 +318,40 @@ def test_prompts_of_different_lengths_are_drawn_as_the_model_says(model):
     assert torch.equal(texts[-1][:5], long)
 
 
-# --- the same numbers in another order ----------------------------------------------------------------------------
+# --- the same products in another order ---------------------------------------------------------------------------
 
 
-def test_matrices_stored_by_columns_hold_the_same_numbers(model, idx):
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 1), (2, 2), (5, 1), (2, 7), (2, 0)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_few_rows_give_what_a_linear_layer_gives(shape, bias):
+    usual = nn.Linear(6, 10, bias=bias)
+    few = few_rows(nn.Sequential(copy.deepcopy(usual)))[0]
+    x, again = (torch.randn(*shape, 6, generator=seed(0), requires_grad=True) for _ in range(2))
+    for layer, given in ((usual, x), (few, again)):
+        y = layer(given)
+        assert y.shape == (*shape, 10)
+        y.pow(2).sum().backward()
+    torch.testing.assert_close(few(again), usual(x))
+    torch.testing.assert_close(again.grad, x.grad)
+    torch.testing.assert_close(few.weight.grad, usual.weight.grad)
+
+
+def test_a_model_of_few_rows_draws_the_same_text(model, idx):
     before, expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}, model(idx)
     text = generate(model, idx, 20, temperature=0)
-    assert column_first(model) is model
+    assert few_rows(model) is model
+    block = model.blocks[0]
+    wide = (block.attention.qkv, block.attention.project, block.feed_forward.widen, model.head)
+    assert all(type(layer) is FewRows for layer in wide)
+    assert type(block.feed_forward.narrow) is nn.Linear
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.head.weight is model.token_embedding.weight
     torch.testing.assert_close(model(idx), expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(generate(model, idx, 20, temperature=0), text)
-    block = model.blocks[0]
-    for wide in (block.attention.qkv, block.feed_forward.widen, model.head):
-        assert wide.weight.stride() == (1, wide.out_features)
-    assert block.feed_forward.narrow.weight.is_contiguous()
-    assert model.head.weight is model.token_embedding.weight
-    model(idx).sum().backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_a_model_stored_by_columns_can_be_saved(model, tmp_path):
-    save(column_first(model), CharTokenizer("abcdefghijklm"), tmp_path / "model")
+def test_a_model_of_few_rows_can_be_saved(model, tmp_path):
+    save(few_rows(model), CharTokenizer("abcdefghijklm"), tmp_path / "model")
     loaded, _ = load(tmp_path / "model")
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
 

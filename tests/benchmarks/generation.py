@@ -21,7 +21,8 @@ import torch
 import transformers
 
 from gptlib.model import GPT, GPTConfig
-from gptlib.sampling import column_first, complete, generate, stream
+from gptlib.rows import few_rows
+from gptlib.sampling import complete, generate, stream
 
 SIZES = {
     "124M": GPTConfig(vocab_size=50257, context_length=1024, n_layer=12, n_head=12, n_embd=768),
@@ -164,7 +165,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each, at least 2 (5)")
     parser.add_argument("--samples", type=int, default=10, help="lengths at which the uncached loop is timed (10)")
     parser.add_argument("--check", type=int, default=30, help="tokens for which its estimate is checked (30)")
-    parser.add_argument("--rows", action="store_true", help="leave the matrices of gptlib's model stored by rows")
+    parser.add_argument("--rows", action="store_true", help="leave the layers of gptlib as they are: no few_rows")
     options = parser.parse_args()
     news, lengths = ([int(n) for n in text.split(",")] for text in (options.new, options.lengths))
 
@@ -172,7 +173,7 @@ def main() -> None:
     model = GPT(SIZES[options.size]).eval()
     theirs = make_transformers(model)
     if not options.rows:
-        column_first(model)
+        few_rows(model)
     c = model.config
     print(
         f"PyTorch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads, "
