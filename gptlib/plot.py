@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
@@ -396,4 +397,43 @@ def triangle(tokens: Sequence[str], *, ax: Axes | None = None) -> Axes:
     ax.set_xticks(range(T + 1))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
+    return ax
+
+
+def text(
+    tokens: Sequence[str],
+    values: torch.Tensor,
+    *,
+    cmap=PROBABILITY,
+    limits: tuple[float, float] = (0.0, 1.0),
+    width: int = 60,
+    ax: Axes | None = None,
+) -> Axes:
+    """A passage in which each token stands on the colour of its value (N,); NaN stays white.
+
+    A token that ends in a newline ends its line, and so does one that would pass `width` characters. The coloured
+    cells are `ax.collections[0]`, for a colour bar.
+    """
+    values = torch.as_tensor(values).detach().float().cpu()
+    if len(tokens) != len(values):
+        raise ValueError(f"{len(tokens)} tokens and {len(values)} values: give one value for each token")
+    shown, places, row, column = [visible(token) for token in tokens], [], 0, 0
+    for token, letters in zip(tokens, shown):
+        if column and column + len(letters) > width:
+            row, column = row + 1, 0
+        places.append((row, column))
+        row, column = (row + 1, 0) if token.endswith("\n") else (row, column + len(letters))
+    if ax is None:
+        _, ax = plt.subplots(figsize=(0.115 * width + 0.2, 0.24 * (places[-1][0] + 1) + 0.3), layout="constrained")
+    cells = [plt.Rectangle((c, r - 0.5), len(letters), 1) for (r, c), letters in zip(places, shown)]
+    patches = PatchCollection(cells, cmap=cmap, clim=limits, linewidths=0)
+    patches.set_array(values.numpy())
+    ax.add_collection(patches)
+    shades = patches.to_rgba(values.numpy())[:, :3] @ (0.299, 0.587, 0.114)
+    for (r, c), letters, shade, value in zip(places, shown, shades, values):
+        colour = "white" if shade < 0.5 and value.isfinite() else "black"
+        for k, letter in enumerate(letters):
+            ax.text(c + k + 0.5, r, letter, ha="center", va="center", color=colour, size=9, family="monospace")
+    ax.set(xlim=(0, width), ylim=(places[-1][0] + 0.6, -0.6))
+    ax.axis("off")
     return ax

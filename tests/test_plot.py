@@ -36,6 +36,7 @@ DRAW = {
     "histograms": lambda ax: plot.histograms({"scores": TABLE, "scaled": TABLE / 2}, xlabel="score", ax=ax),
     "points": lambda ax: plot.points(TABLE[:, :2], TOKENS, ax=ax),
     "triangle": lambda ax: plot.triangle(TOKENS, ax=ax),
+    "text": lambda ax: plot.text(TOKENS, TABLE[0], ax=ax),
 }
 
 
@@ -75,7 +76,7 @@ def test_into_a_new_figure(name):
     assert isinstance(ax, Axes) and plt.get_fignums() == [ax.figure.number]
     assert dict(plt.rcParams) == settings, "no global style"
     assert ink(ax) > 2
-    assert name in ("matrix", "points", "lines") or ax.get_xlabel() or ax.get_ylabel()
+    assert name in ("matrix", "points", "lines", "text") or ax.get_xlabel() or ax.get_ylabel()
 
 
 @pytest.mark.parametrize("name", DRAW)
@@ -86,7 +87,7 @@ def test_into_given_axes(name):
     assert not left.has_data() and not left.texts
 
 
-@pytest.mark.parametrize("name", ["matrix", "attention", "table", "lines", "distribution", "histograms", "points"])
+@pytest.mark.parametrize("name", "matrix attention table lines distribution histograms points text".split())
 def test_tensors_that_still_learn(name, monkeypatch):
     monkeypatch.setitem(globals(), "TABLE", TABLE.clone().requires_grad_())
     monkeypatch.setitem(globals(), "WEIGHTS", WEIGHTS.clone().requires_grad_())
@@ -98,7 +99,7 @@ def test_spaces_and_newlines_can_be_seen():
         ax = DRAW[name](None)
         assert ticks(ax.xaxis) == ticks(ax.yaxis) == SHOWN, name
     assert ticks(DRAW["distribution"](None).xaxis) == SHOWN
-    assert texts(DRAW["points"](None)) == SHOWN
+    assert texts(DRAW["points"](None)) == texts(DRAW["text"](None)) == SHOWN
     assert set(texts(DRAW["triangle"](None))) == set(SHOWN)
     assert plot.visible("a\tb c\n") == "a⇥b␣c⏎"
 
@@ -227,6 +228,24 @@ def test_the_triangle_has_a_lesson_in_each_row():
     rows = [[text for text in ax.texts if text.get_position()[1] == t] for t in range(4)]
     assert ["".join(text.get_text() for text in row) for row in rows] == ["To", "To␣", "To␣b", "To␣be"]
     assert ticks(ax.yaxis) == ["lesson 0", "lesson 1", "lesson 2", "lesson 3"]
+
+
+def test_a_passage_keeps_its_lines_and_breaks_those_that_are_too_long():
+    ax = plot.text(
+        ["To", " be", ",\n", "or", " not", " to", " be"], torch.tensor([0, 0.5, 1, torch.nan, 2, 3, 4]), width=9
+    )
+    rows = [[text for text in ax.texts if text.get_position()[1] == r] for r in range(3)]
+    assert ["".join(text.get_text() for text in row) for row in rows] == ["To␣be,⏎", "or␣not␣to", "␣be"]
+    cells = ax.collections[0]
+    assert [cell.get_extents().bounds for cell in cells.get_paths()] == [
+        (0, -0.5, 2, 1), (2, -0.5, 3, 1), (5, -0.5, 2, 1), (0, 0.5, 2, 1), (2, 0.5, 4, 1), (6, 0.5, 3, 1),
+        (0, 1.5, 3, 1),
+    ]  # fmt: skip
+    assert cells.get_clim() == (0, 1) and cells.get_array().mask.tolist() == [False] * 3 + [True] + [False] * 3
+    colours = {text.get_text(): text.get_color() for text in ax.texts}
+    assert colours["T"] == "black" and colours["⏎"] == "white" and colours["r"] == "black"
+    with pytest.raises(ValueError, match="2 tokens and 3 values: give one value for each token"):
+        plot.text(["To", " be"], torch.zeros(3))
 
 
 # --- on the page --------------------------------------------------------------------------------------------------
