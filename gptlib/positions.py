@@ -48,8 +48,8 @@ def rotate(x: Tensor, positions: Tensor | None = None, base: float = BASE) -> Te
 
     x (..., T, D) -> (..., T, D). `positions` (T,) are 0 … T - 1 unless given; any shape that fits x's (..., T) will do.
     Su et al. 2021, section 3.2. The paper pairs neighbours, channels 2i and 2i + 1. Here channel i of the first half is
-    paired with channel i of the second, as LLaMA and its kin do: the same up to a reordering of the channels, which
-    learned projections take in their stride, and weights of those models keep their meaning.
+    paired with channel i of the second, as `transformers` does for LLaMA and its kin: the same up to a reordering of
+    the channels, which learned projections take in their stride.
     Raises ValueError when the head size D is odd.
     """
     if positions is None:

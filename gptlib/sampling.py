@@ -147,7 +147,9 @@ def stream(
         for t in range(min(map(len, prompts)), end):
             if context_length is not None and t - start > context_length:
                 start = t - (keep or context_length)
-                if cache is not None:
+                if keep in (None, context_length):
+                    cache = None  # what is read now will have moved by the next token: not worth keeping
+                elif cache is not None:
                     cache.clear()
             if cache is None:
                 logits = model(text[:, start:t])[:, -1]  # (B, V): what may follow the last position

@@ -45,7 +45,7 @@ def full_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def copy_into_gpt2(model: GPT):
+def copy_into_gpt2(model: GPT, attention: str = "eager"):
     """transformers' GPT-2 with the weights of `model`; its Conv1D stores each matrix the other way round."""
     transformers = pytest.importorskip("transformers")
     c = model.config
@@ -53,7 +53,7 @@ def copy_into_gpt2(model: GPT):
         transformers.GPT2Config(
             vocab_size=c.vocab_size, n_positions=c.context_length, n_layer=c.n_layer, n_head=c.n_head, n_embd=c.n_embd,
             resid_pdrop=c.dropout, embd_pdrop=c.dropout, attn_pdrop=c.dropout,
-            bos_token_id=0, eos_token_id=0, attn_implementation="eager",
+            bos_token_id=0, eos_token_id=0, attn_implementation=attention,
         )
     )  # fmt: skip
     core = theirs.transformer

@@ -108,8 +108,8 @@ FAULTS = [
     ("rotary pairs neighbours", "positions", "first, second = x.chunk(2, dim=-1)",
      "first, second = x[..., ::2], x[..., 1::2]"),
     ("rotary with another base", "positions", "base, exact)", "base / 10, exact)"),
-    ("rotary turns the keys alone", "attention", "q, k = self.rotate(q), self.rotate(k)", "k = self.rotate(k)"),
-    ("rotary turns the queries alone", "attention", "q, k = self.rotate(q), self.rotate(k)", "q = self.rotate(q)"),
+    ("rotary turns the keys alone", "attention", "self.rotate(q, positions), self.rotate", "q, self.rotate"),
+    ("rotary turns the queries alone", "attention", "positions), self.rotate(k, positions)", "positions), k"),
     ("rotary not put into the blocks", "model", "config.dropout, turn)", "config.dropout)"),
     ("rotary in every model", "model", 'turn = rotate if config.positions == "rotary" else unturned', "turn = rotate"),
     ("rotary ignores where a text begins", "positions", "    if positions is None:\n", "    if True:\n"),
@@ -125,7 +125,9 @@ FAULTS = [
      "sinusoid(positions + 1, self.n_embd, exact)"),
     ("rotary positions counted backwards", "positions", "torch.arange(x.shape[-2], device=x.device)",
      "torch.arange(x.shape[-2], device=x.device).flip(0)"),
-    ("every encoding ends with the context", "model", 'config.positions == "learned" and idx', "idx"),
+    ("every encoding ends with the context", "model", 'config.positions == "learned" and T >', "T >"),
+    ("rotary forgets what was read", "attention", "torch.arange(past.length, past.length + x.shape[-2],",
+     "torch.arange(x.shape[-2],"),
     ("odd heads under rotary", "model", "self.n_embd // self.n_head % 2:", "False:"),
     ("any word for an encoding", "model", "if self.positions not in ENCODINGS:", "if False:"),
     # What else goes wrong in such code.
@@ -182,6 +184,7 @@ FAULTS = [
     ("mode left behind by a stream", "sampling", "model.train(was_training)", "pass"),
     ("cache not emptied when the window moves", "sampling", "                    cache.clear()\n",
      "                    pass\n"),
+    ("cache filled for nothing", "sampling", "cache = None  #", "cache.clear()  #"),
     ("cache keeps a stale position", "model", "torch.arange(cache.length, cache.length + idx.shape[-1],",
      "torch.arange(0, idx.shape[-1],"),
     ("cache overwrites its beginning", "cache", "self.keys[..., start:end, :]", "self.keys[..., : end - start, :]"),
@@ -228,7 +231,7 @@ def first_failure(folder: Path, module: str) -> str | None:
     import pytest
 
     files = sorted(path for path in (folder / "tests").glob("test_*.py") if path.stem not in LEFT_OUT)
-    first = {"files": "checkpoint"}.get(module, module)
+    first = {"files": "checkpoint", "rows": "sampling"}.get(module, module)
     files.sort(key=lambda path: path.stem != f"test_{first}")
     found, output = FirstFailure(), io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):

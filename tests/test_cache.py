@@ -1,5 +1,6 @@
 """Reading with a cache against reading the whole text: the same logits, the same text, for every length there is."""
 
+import dataclasses
 import re
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from conftest import SMALL, copy_into_gpt2, stir
 from gptlib import probe
 from gptlib.attention import Attend, Head, MultiHeadAttention, attention_weights
-from gptlib.cache import LayerCache
+from gptlib.cache import NO_CACHE, LayerCache
 from gptlib.model import GPT
+from gptlib.positions import ENCODINGS
 from gptlib.sampling import complete, generate, stream
 
 T = SMALL.context_length
@@ -46,11 +48,12 @@ class Watched(torch.nn.Module):
     def __init__(self, model):
         super().__init__()
         self.model, self.config, self.make_cache = model, model.config, model.make_cache
-        self.read, self.logits = [], []
+        self.read, self.kept, self.logits = [], [], []
 
-    def forward(self, idx, cache):
+    def forward(self, idx, cache=NO_CACHE):
         logits = self.model(idx, cache)
         self.read.append(idx.shape[1])
+        self.kept.append(cache is not NO_CACHE)
         self.logits.append(logits[:, -1])
         return logits
 
@@ -68,6 +71,19 @@ def test_logits_are_those_of_the_whole_text_however_it_is_cut(dtype, model, idx)
         parts = [model(part, cache) for part in idx.split(pieces, dim=1)]
         torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=tolerance, atol=tolerance)
         assert cache.length == T
+
+
+@pytest.mark.parametrize("positions", ENCODINGS)
+def test_every_way_to_tell_positions_reads_on_and_goes_past_the_context(positions, idx):
+    config = dataclasses.replace(SMALL, n_embd=4 * SMALL.n_head, positions=positions)
+    model = stir(GPT(config)).double().eval()
+    whole = model(idx)
+    for pieces in ([T - 1, 1], [2, 3, *[1] * (T - 5)], [1] * T):
+        cache = model.make_cache(len(idx))
+        parts = [model(part, cache) for part in idx.split(pieces, dim=1)]
+        torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-12, atol=1e-12)
+    text, _ = uncached(model, idx[:, :3], 3 * T, T)
+    assert torch.equal(generate(model, idx[:, :3], 3 * T, temperature=0), text)
 
 
 def test_logits_are_gpt2s_with_its_own_cache(model, idx):
@@ -191,6 +207,7 @@ def test_each_token_is_read_once_until_the_context_is_full(model, idx):
         watched = Watched(model)
         generate(watched, idx[:, :3], 9, keep=keep)
         assert watched.read == reads
+        assert watched.kept == [keep is not None or read < T for read in reads], "what moves at once is not kept"
 
 
 def test_prompts_of_different_lengths_with_and_without_a_cache(model):

@@ -1,4 +1,4 @@
-"""The exercises of notebooks 01 to 07: their layout, and that each solution passes its check.
+"""The exercises of notebooks 01 on: their layout, and that each solution passes its check.
 
 An exercise is a heading, a line in italics (type · difficulty · minutes, purpose), perhaps a cell with something given,
 the cell to write in, the check, and one cell with a folded hint and a folded solution.

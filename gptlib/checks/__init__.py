@@ -15,4 +15,5 @@ from gptlib.checks.single_head import causal_mask, four_maps, head_shapes, one_b
 from gptlib.checks.multi_head import contributions, habits, merged_heads, repaired_heads, stages
 from gptlib.checks.blocks import feed_forward_size, folded_norm, layer_norm, repaired_block, silent_start
 from gptlib.checks.gpt import parameter_count, parting_curves, previous_head, training_step, whole_loss
+from gptlib.checks.sampling import draft_and_check, keep_min_p, positions_read, repaired_cache, sharpened
 from gptlib.checks.positions import pair_order, repaired_rotation, turned_score, wave_table

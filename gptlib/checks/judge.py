@@ -8,6 +8,7 @@ counter-example; the answer's own errors are reported, never passed on.
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -173,6 +174,8 @@ def plain(value) -> int | float | None:
     """A number as Python knows it, or None: int, float, and tensors or arrays that hold one number."""
     if isinstance(value, (int, float)):
         return value
+    if isinstance(value, Fraction):
+        return float(value)
     if hasattr(value, "item") and getattr(value, "size", None) is not None:
         try:
             return value.item()

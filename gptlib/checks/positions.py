@@ -3,6 +3,7 @@
 import torch
 
 from gptlib.checks.judge import Mistake, examine, exercise, number
+from gptlib.checks.words import told
 
 
 @exercise
@@ -53,6 +54,11 @@ def by_double_channel(T, C):
     return torch.where(torch.arange(C) % 2 == 0, found.sin(), found.cos())
 
 
+def whole_exponent(T, C):
+    found = torch.arange(T)[:, None] * 10_000.0 ** (-2 * torch.arange(C // 2) // C)
+    return woven(found.sin(), found.cos())
+
+
 def row_0(table, T, C):
     """A clue: at place 0 nothing has turned."""
     right = torch.tensor([0.0, 1.0]).repeat(C // 2)
@@ -92,6 +98,7 @@ def wave_table(answer):
             "the exponent has the wrong sign: the hands get faster, not slower": lambda T, C: waves(T, C, times=-2),
             "the fast hand stands last: pair 0 is the fastest": lambda T, C: waves(T, C, backwards=True),
             "the places are counted from 1: the first is place 0": lambda T, C: waves(T, C, first=1),
+            "the exponent is rounded down to a whole number: `/` divides, `//` drops what is left": whole_exponent,
             "all hands turn equally fast: the exponent is missing": lambda T, C: waves(T, C, times=0),
             "the base is 1000, and the formula says 10000": lambda T, C: waves(T, C, base=1000.0),
             "the base is 100000, and the formula says 10000": lambda T, C: waves(T, C, base=100_000.0),
@@ -158,6 +165,17 @@ def lengths_stay(result, x):
     return "the lengths change, and a turn leaves every length as it is"
 
 
+def turning(answer, x):
+    """Call the answer, and say what sizes that do not fit mean here."""
+    try:
+        return answer(x)
+    except RuntimeError as error:
+        if "must match" not in str(error):
+            raise
+        why = "there must be an angle for each place and pair, T and D / 2: the last two axes of x are T and D"
+        raise Mistake(f"Not yet: sizes do not fit: {why} ({told(error)}).") from None
+
+
 def nothing_at_0(result, x):
     """A clue: at place 0 there is nothing to turn."""
     if torch.allclose(result[..., 0, :].detach(), x[..., 0, :], atol=1e-4):
@@ -195,9 +213,10 @@ def repaired_rotation(answer):
             ),
             "neighbours are paired: here channel i of the first half belongs to channel i of the second": neighbours,
             "neighbours are taken apart and put back as halves: both ends must use one pairing": mixed_pairing,
-            "the halves come back exchanged": combined(
-                lambda a, b, cos, sin: (a * sin + b * cos, a * cos - b * sin)
+            "the turned halves are put back as neighbours: here the first half goes back in front": lambda x: woven(
+                *rotation(x).chunk(2, dim=-1)
             ),
+            "the halves come back exchanged": combined(lambda a, b, cos, sin: (a * sin + b * cos, a * cos - b * sin)),
             "each half is multiplied by a cosine and a sine of its own: a turn mixes the two": combined(
                 lambda a, b, cos, sin: (a * cos, b * sin)
             ),
@@ -210,6 +229,7 @@ def repaired_rotation(answer):
             "nothing is turned": lambda x: x,
         },
         clues=[nothing_at_0, lengths_stay],
+        call=turning,
         tolerance=1e-3,
     )
     return "each pair turns by its own angle, lengths stay, and batches of heads work too."
@@ -251,6 +271,7 @@ def pair_order(answer):
             "in each half the pairs stand in reverse: pair 0 must stay the fastest": lambda D: (
                 order(D).view(2, -1).flip(1).flatten()
             ),
+            "the last channel is missing: `arange` stops before its end": lambda D: order(D)[:-1],
             "the halves are exchanged: no neighbours come apart": lambda D: torch.arange(D).roll(D // 2),
             "the second half is reversed: pairs would be mixed": lambda D: torch.cat(
                 [torch.arange(0, D, 2), torch.arange(1, D, 2).flip(0)]

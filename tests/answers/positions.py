@@ -23,6 +23,11 @@ def exponential_waves(T, C):
     return torch.stack((angle.sin(), angle.cos()), 2).reshape(T, C)
 
 
+def rounded_waves(T, C):
+    angle = torch.arange(T)[:, None] * 10000.0 ** (-2 * torch.arange(C // 2) // C)
+    return torch.stack((angle.sin(), angle.cos()), 2).reshape(T, C)
+
+
 def parts(x, power=2.0):
     T, D = x.shape[-2:]
     angle = torch.arange(T)[:, None] / 10000 ** (power * torch.arange(D // 2) / D)
@@ -112,6 +117,7 @@ WRONG = {
         (lambda T, C: print(end=""), "returns nothing"),
         (lambda T: 1, "TypeError"),
         (looped_waves(2, 2), "not a function"),
+        (rounded_waves, "rounded down"),
     ],
     "repaired_rotation": [
         (mixed(lambda a, b, cos, sin: (a * cos + b * sin, a * sin + b * cos), 1.0), "both faults"),
@@ -126,6 +132,8 @@ WRONG = {
         (lambda x: 2 * rotate_half(x), "place 0 is turned"),
         (lambda x: torch.cat([x[..., :1, :], 2 * rotate_half(x)[..., 1:, :]], -2), "the lengths change"),
         (in_place, "changes its input"),
+        (lambda x: torch.stack(rotate_half(x).chunk(2, -1), -1).flatten(-2), "put back as neighbours"),
+        (lambda x: rotate_half(x.flatten(0, -2)).view(x.shape) * torch.ones(x.shape[0] + 7), "an angle for each place"),
         (lambda x: rotate_half(x)[0], "shape"),
         (lambda x: rotate_half(x).double(), "float64"),
         (lambda x: print(end=""), "returns nothing"),
@@ -137,6 +145,7 @@ WRONG = {
         (lambda D: torch.arange(D), "nothing is moved"),
         (lambda D: torch.arange(D).view(-1, 2).flip(1).flatten(), "stay neighbours|the second of each pair"),
         (lambda D: torch.arange(0, D, 2), "shape"),
+        (lambda D: torch.cat([torch.arange(0, D, 2), torch.arange(1, D - 1, 2)]), "the last channel is missing"),
         (lambda D: torch.cat([torch.arange(0, D, 2)] * 2), "names each of 0 to 1 once"),
         (lambda D: sorted(range(D), key=lambda c: (c % 2, c)), "returns a list"),
         (lambda D: torch.cat([torch.arange(0, D, 2), torch.arange(1, D, 2)]).float(), "float32"),

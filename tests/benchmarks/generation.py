@@ -13,13 +13,17 @@ whole loop (`--check`).
 import argparse
 import os
 import statistics
+import sys
 import time
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # the oracle of the tests
 
 import torch
 import transformers
 
+from conftest import copy_into_gpt2
 from gptlib.model import GPT, GPTConfig
 from gptlib.rows import few_rows
 from gptlib.sampling import complete, generate, stream
@@ -28,31 +32,6 @@ SIZES = {
     "124M": GPTConfig(vocab_size=50257, context_length=1024, n_layer=12, n_head=12, n_embd=768),
     "small": GPTConfig(vocab_size=500, context_length=128, n_layer=4, n_head=4, n_embd=64),
 }
-
-
-def make_transformers(model: GPT):
-    """transformers' GPT-2 with the weights of `model`; its Conv1D stores each matrix the other way round."""
-    c = model.config
-    theirs = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=c.vocab_size, n_positions=c.context_length, n_layer=c.n_layer, n_head=c.n_head, n_embd=c.n_embd,
-            bos_token_id=0, eos_token_id=0, attn_implementation="sdpa",
-        )
-    )  # fmt: skip
-    core = theirs.transformer
-    pairs = [(core.wte, model.token_embedding), (core.wpe, model.position_embedding), (core.ln_f, model.norm)]
-    for layer, block in zip(core.h, model.blocks, strict=True):
-        pairs += [
-            (layer.ln_1, block.norm1), (layer.attn.c_attn, block.attention.qkv),
-            (layer.attn.c_proj, block.attention.project), (layer.ln_2, block.norm2),
-            (layer.mlp.c_fc, block.feed_forward.widen), (layer.mlp.c_proj, block.feed_forward.narrow),
-        ]  # fmt: skip
-    with torch.no_grad():
-        for target, source in pairs:
-            target.weight.copy_(source.weight.mT if isinstance(source, torch.nn.Linear) else source.weight)
-            if not isinstance(source, torch.nn.Embedding):
-                target.bias.copy_(source.bias)
-    return theirs.eval()
 
 
 def by_transformers(theirs, idx, n: int, mask=None):
@@ -171,7 +150,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     model = GPT(SIZES[options.size]).eval()
-    theirs = make_transformers(model)
+    theirs = copy_into_gpt2(model, attention="sdpa")
     if not options.rows:
         few_rows(model)
     c = model.config
