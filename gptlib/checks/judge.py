@@ -7,6 +7,7 @@ counter-example; the answer's own errors are reported, never passed on.
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 
@@ -379,3 +380,32 @@ def choice(answer, right: str, reasons: Mapping[str, str]) -> None:
         raise Mistake(f"Not yet: choose one of {', '.join(map(repr, letters))}, not {shortened(answer)}.")
     if given != right:
         raise Mistake(f"Not yet: {given}: {reasons[given]}.")
+
+
+def named_parts(answer, names):
+    """The parts of a dict under the names asked for, in order."""
+    if not isinstance(answer, dict):
+        raise Mistake(f"Not yet: this is {a(answer)}; keep the names and replace what stands behind them.")
+    for name in names:
+        if name not in answer:
+            raise Mistake(f"Not yet: {name!r} is missing; keep the names and replace what stands behind them.")
+    return [(name, answer[name]) for name in names]
+
+
+# --- what to try and what to look for ---------------------------------------------------------------------------
+
+
+def tensors(seed, *sizes, spread=2.0):
+    """Random numbers with one decimal, so that an example can be read."""
+    generator = torch.Generator().manual_seed(seed)
+    return [(spread * torch.randn(size, generator=generator)).round(decimals=1) for size in sizes]
+
+
+def mistakes_of(attention, slips):
+    """Every slip on its own, then every pair of slips of different kinds, each with its diagnosis."""
+    single = [(kind, why, slip) for kind, found in slips for why, slip in found.items()]
+    mistakes = {why: functools.partial(attention, **{kind: slip}) for kind, why, slip in single}
+    for (kind, why, slip), (other, also, second) in itertools.combinations(single, 2):
+        if kind != other:
+            mistakes[f"two things: {why}; and {also}"] = functools.partial(attention, **{kind: slip, other: second})
+    return mistakes

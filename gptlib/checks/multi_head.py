@@ -2,12 +2,22 @@
 
 import re
 from functools import partial
-from itertools import combinations
 
 import torch
 
-from gptlib.checks.judge import Mistake, examine, exercise, likeness, plain, shape, whereabouts
-from gptlib.checks.words import a, shortened, told
+from gptlib.checks.judge import (
+    Mistake,
+    examine,
+    exercise,
+    likeness,
+    mistakes_of,
+    named_parts,
+    plain,
+    shape,
+    tensors,
+    whereabouts,
+)
+from gptlib.checks.words import shortened, told
 
 # --- predictions --------------------------------------------------------------------------------------------------
 
@@ -73,16 +83,6 @@ def stages(answer):
         except Mistake as mistake:
             raise Mistake(str(mistake).replace("Not yet:", f"Not yet: {stage}:", 1)) from None
     return "the strip, the split queries, the weights and the merged heads, each with its shape."
-
-
-def named_parts(answer, names):
-    """The parts of a dict under the names asked for, in order."""
-    if not isinstance(answer, dict):
-        raise Mistake(f"Not yet: this is {a(answer)}; keep the names and replace what stands behind them.")
-    for name in names:
-        if name not in answer:
-            raise Mistake(f"Not yet: {name!r} is missing; keep the names and replace what stands behind them.")
-    return [(name, answer[name]) for name in names]
 
 
 HABITS = {"one back": 3, "first place": 2, "same letter": 1, "last space": 5}
@@ -334,22 +334,6 @@ SLIPS = [("divisor", SCALES), ("split", SPLITS), ("weigh", WEIGHS), ("roles", RO
 LATER = (
     "position 0 is right and a later one is not, so the weights are wrong: look at the scale, the mask and the softmax"
 )
-
-
-def mistakes_of(attention, slips):
-    """Every slip on its own, then every pair of slips of different kinds, each with its diagnosis."""
-    single = [(kind, why, slip) for kind, found in slips for why, slip in found.items()]
-    mistakes = {why: partial(attention, **{kind: slip}) for kind, why, slip in single}
-    for (kind, why, slip), (other, also, second) in combinations(single, 2):
-        if kind != other:
-            mistakes[f"two things: {why}; and {also}"] = partial(attention, **{kind: slip, other: second})
-    return mistakes
-
-
-def tensors(seed, *sizes, spread=2.0):
-    """Random numbers with one decimal, so that an example can be read."""
-    generator = torch.Generator().manual_seed(seed)
-    return [(spread * torch.randn(size, generator=generator)).round(decimals=1) for size in sizes]
 
 
 # --- repair -------------------------------------------------------------------------------------------------------

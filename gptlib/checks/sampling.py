@@ -5,8 +5,7 @@ from functools import partial
 
 import torch
 
-from gptlib.checks.judge import Mistake, examine, exercise, number, same, unlike
-from gptlib.checks.multi_head import mistakes_of, named_parts, tensors
+from gptlib.checks.judge import Mistake, examine, exercise, mistakes_of, named_parts, number, same, tensors, unlike
 from gptlib.checks.words import a, told
 
 # --- predictions --------------------------------------------------------------------------------------------------
