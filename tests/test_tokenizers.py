@@ -1,26 +1,25 @@
-"""Tokenizers against plain Python, and GPT-2's against tiktoken."""
+"""Tokenizers against plain Python, and byte-pair encoding against tiktoken and Hugging Face's tokenizers."""
 
+import json
+import random
 import re
 import shutil
-import unicodedata
-from pathlib import Path
 
 import numpy as np
 import pytest
-import regex
 import tiktoken
+import tokenizers
 import torch
+from test_bpe import DATA, ORDER, PATTERN, WRITTEN, random_texts, shared_characters
 
 import gptlib
+from conftest import full_disk
 from gptlib.data import TEXTS
-from gptlib.tokenizers import BPETokenizer, CharTokenizer, WordTokenizer
+from gptlib.tokenizers import END_OF_TEXT, HEADER, BPETokenizer, CharTokenizer, WordTokenizer
 
-DATA = Path(__file__).resolve().parents[1] / "data"
 VERSE = "To be, or not to be:\nthat is the question"
 FOREIGN = "¿Qué? naïve ½ x² Ⅷ 東京\u3000東京  עִברִית 👩‍🚀\x1c\x85\r\n\tdon't I'LL _a_ 1603rd\n\n  "
-
-# GPT-2's own pattern, for the engines that know the kinds of characters by name.
-PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+WRITTEN_AS = {character: byte for byte, character in WRITTEN.items()}
 
 
 @pytest.fixture(scope="module")
@@ -28,21 +27,32 @@ def gpt2():
     return BPETokenizer.gpt2()
 
 
-@pytest.fixture(scope="module")
-def reference():
-    """tiktoken's GPT-2, from the file of merges: a byte is a token, then each merge one more."""
-    printing = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
-    others = [b for b in range(256) if b not in printing]
-    byte = {chr(b): b for b in printing} | {chr(256 + n): b for n, b in enumerate(others)}
-    tokens = [bytes([b]) for b in printing + others]
-    for line in (DATA / "gpt2" / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:-1]:
-        tokens.append(bytes(byte[character] for character in line.replace(" ", "")))
+def by_tiktoken(tokens: list[bytes], special_tokens=(END_OF_TEXT,)) -> tiktoken.Encoding:
+    """tiktoken with these tokens, in order, and the special ones behind them."""
     return tiktoken.Encoding(
-        "gpt2",
+        "from tokens",
         pat_str=PATTERN,
         mergeable_ranks={token: i for i, token in enumerate(tokens)},
-        special_tokens={"<|endoftext|>": 50256},
+        special_tokens={name: len(tokens) + i for i, name in enumerate(special_tokens)},
     )
+
+
+def gpt2s_tokens() -> list[bytes]:
+    """From the file of merges: a byte is a token, then each merge one more."""
+    lines = (DATA / "gpt2" / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:-1]
+    merged = [bytes(WRITTEN_AS[character] for character in line.replace(" ", "")) for line in lines]
+    return [bytes([b]) for b in ORDER] + merged
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return by_tiktoken(gpt2s_tokens())
+
+
+@pytest.fixture(scope="module")
+def small():
+    """512 tokens learned from a speech."""
+    return BPETokenizer.train(gptlib.load("kennedy")[:50_000], 512)
 
 
 # ---------------------------------------------------------------- characters
@@ -139,12 +149,14 @@ def test_what_is_no_vocabulary_of_words(vocabulary):
         WordTokenizer.from_vocabulary(vocabulary)
 
 
-# ---------------------------------------------------------------- ids, for all three
+# ---------------------------------------------------------------- ids, for all of them
 
 
-@pytest.fixture(params=["characters", "words", "GPT-2"])
-def any_tokenizer(request, gpt2):
-    return {"characters": CharTokenizer(VERSE), "words": WordTokenizer(VERSE), "GPT-2": gpt2}[request.param]
+@pytest.fixture(params=["characters", "words", "pieces", "GPT-2"])
+def any_tokenizer(request, gpt2, small):
+    """One of each kind."""
+    kinds = {"characters": CharTokenizer(VERSE), "words": WordTokenizer(VERSE), "pieces": small, "GPT-2": gpt2}
+    return kinds[request.param]
 
 
 def test_ids_may_come_as_list_array_or_tensor(any_tokenizer):
@@ -185,19 +197,29 @@ def test_gpt2_ids_are_those_of_the_paper(gpt2):
     assert gpt2.encode("!") == [0] and gpt2.encode("\n") == [198] and gpt2.encode(" ") == [220]
 
 
-@pytest.mark.parametrize("text", [FOREIGN, "<|endoftext|>", "", "a" * 5000, " " * 5000, "aab" * 999])
-def test_gpt2_ids_of_odd_texts_are_tiktokens(text, gpt2, reference):
-    assert gpt2.encode(text) == reference.encode_ordinary(text) and gpt2.decode(gpt2.encode(text)) == text
-    assert 50256 not in gpt2.encode(text) and "".join(gpt2.split(text)) == text
+ODD = [FOREIGN, "", "a" * 5000, " " * 5000, "aab" * 999, "\0" * 999, "é" * 999, "".join(map(chr, range(256)))]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_ids_of_odd_texts_are_tiktokens(text, gpt2, small, reference):
+    for tokenizer, theirs in ((gpt2, reference), (small, by_tiktoken(small.vocabulary[:-1]))):
+        ids = tokenizer.encode(text)
+        assert ids == theirs.encode_ordinary(text) and tokenizer.decode(ids) == text
+
+
+def test_ids_of_10_000_random_texts_are_tiktokens(gpt2, small, reference):
+    for tokenizer, theirs in ((gpt2, reference), (small, by_tiktoken(small.vocabulary[:-1]))):
+        for text in random_texts(10_000):
+            ids = tokenizer.encode(text)
+            assert ids == theirs.encode_ordinary(text), repr(text)
+            assert tokenizer.decode(ids) == text
 
 
 def test_gpt2_takes_every_character_for_what_it_is(gpt2, reference):
     """A letter, a number, a space or a sign: each decides which neighbours it may be joined with."""
-    old = unicodedata.ucd_3_2_0  # characters that every library knows by now
-    codes = [*range(0x3200), *range(0xF900, 0x20000)]  # and not each of the 80,000 Chinese and Korean ones
-    text = "".join(f"a{c}b 1{c}1 .{c}. {c}" for c in map(chr, codes) if old.category(c) not in ("Cn", "Cs", "Co"))
+    codes = [*range(0x80, 0x3200), *range(0xF900, 0x20000), *range(0xE0000, 0xE0200)]  # not the 90,000 Chinese ones
+    text = "".join(f"a{c}b 1{c}1 .{c}. {c}" for c in sorted(set(shared_characters()) & set(map(chr, codes))))
     assert gpt2.encode(text) == reference.encode_ordinary(text)
-    assert gpt2.split(text) == regex.findall(PATTERN, text)  # not each border shows in the ids
 
 
 def test_gpt2_token_for_token(gpt2, reference):
@@ -206,16 +228,331 @@ def test_gpt2_token_for_token(gpt2, reference):
         assert gpt2.decode([i]) == reference.decode([i])
 
 
-def test_half_a_character_is_replaced(gpt2):
-    ids = gpt2.encode("東")
-    assert len(ids) > 1 and gpt2.decode(ids) == "東"
-    assert set(gpt2.decode(ids[:1])) == {"\ufffd"}
+# ---------------------------------------------------------------- pieces: encoding and decoding
 
 
 def test_merges_are_applied_in_the_order_in_which_they_were_learned():
     merges = [(b"b", b"c"), (b"a", b"b"), (b"a", b"bc")]
     decoded = [BPETokenizer(merges).decode([i]) for i in BPETokenizer(merges).encode("abcab")]
     assert decoded == ["abc", "ab"]  # bc first, then ab where it is left, then a + bc
+
+
+def test_a_vocabulary_is_the_bytes_then_the_merges_then_the_special_tokens():
+    tokenizer = BPETokenizer([(b"t", b"h"), (b"th", b"e")], special_tokens=["<|a|>", "<|é|>"])
+    assert tokenizer.vocabulary == [bytes([b]) for b in ORDER] + [b"th", b"the", b"<|a|>", "<|é|>".encode()]
+    assert tokenizer.vocab_size == 260 and tokenizer.special_tokens == ("<|a|>", "<|é|>")
+    assert tokenizer.decode([257, 259, 258]) == "the<|é|><|a|>"
+
+
+@pytest.mark.parametrize(
+    "merges, rank",
+    [
+        ([(b"th", b"e")], 0),  # the first half is made by no merge before
+        ([(b"t", b"h"), (b"a", b"nd")], 1),  # nor the second
+        ([(b"t", b"h"), (b"t", b"h")], 1),  # twice
+        ([(b"a", b"b"), (b"b", b"c"), (b"ab", b"c"), (b"a", b"bc")], 3),  # the same token in another way
+        ([(b"", b"h")], 0),
+        ([(b"t", b"h"), ("t", "o")], 1),  # texts in place of bytes
+    ],
+)
+def test_merges_that_cannot_be_are_named(merges, rank):
+    with pytest.raises(ValueError, match=f"merge {rank} .*joins {re.escape(repr(merges[rank][0]))} and .*in the order"):
+        BPETokenizer(merges)
+
+
+def test_half_a_character_is_replaced(gpt2):
+    ids = gpt2.encode("東")
+    assert len(ids) > 1 and gpt2.decode(ids) == "東"
+    assert set(gpt2.decode(ids[:1])) == {"\ufffd"}
+
+
+def test_any_ids_can_be_decoded(gpt2, small, reference):
+    draw = random.Random(0)
+    bytes_alone = list(range(256))
+    for _ in range(3000):
+        ids = draw.choices(draw.choice([range(gpt2.vocab_size), bytes_alone]), k=draw.choice([0, 1, 2, 5, 30]))
+        assert gpt2.decode(ids) == reference.decode(ids)
+        few = [i % small.vocab_size for i in ids]
+        assert small.decode(few) == b"".join(small.vocabulary[i] for i in few).decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("text, place", [("\ud83d", 0), ("ab\udc00", 2), ("é\udc69\ud83d", 1), ("a\udfff b", 1)])
+def test_half_a_pair_of_surrogates_is_refused_with_its_place(text, place, small):
+    for refused in (lambda: small.encode(text), lambda: BPETokenizer.train(text, 257)):
+        with pytest.raises(ValueError, match=f"at position {place} is half a character.*take it out"):
+            refused()
+
+
+def test_what_is_remembered_stays_small_and_changes_nothing(gpt2, monkeypatch):
+    monkeypatch.setattr(gptlib.tokenizers, "REMEMBERED", 10)
+    text, forgetful = gptlib.load("lincoln")[:5000], BPETokenizer.gpt2()
+    for _ in range(2):
+        assert forgetful.encode(text) == gpt2.encode(text)
+        assert 0 < len(forgetful._known) <= 10
+    forgetful.encode("the the")[0] = -1
+    assert forgetful.encode("the the") == gpt2.encode("the the")
+
+
+# ---------------------------------------------------------------- special tokens
+
+
+def test_a_special_token_is_spelled_out_unless_it_is_allowed(gpt2, reference):
+    text = "a  <|endoftext|><|endoftext|>\n<|endoftext|> <|endoftext |endoftext|>é<|endoftext|>"
+    assert 50256 not in gpt2.encode(text)
+    assert gpt2.encode(text) == reference.encode_ordinary(text) == gpt2.encode(text, allowed_special=[])
+    ids = gpt2.encode(text, allowed_special=[END_OF_TEXT])
+    assert ids == reference.encode(text, allowed_special={END_OF_TEXT}) and ids.count(50256) == 4
+    assert gpt2.decode(ids) == text
+    assert gpt2.encode(END_OF_TEXT, allowed_special=[END_OF_TEXT]) == [50256]
+
+
+def test_special_tokens_are_allowed_one_by_one():
+    tokenizer = BPETokenizer([], ["<|user|>", "<|tool|>"])
+    text = "<|tool|>x<|user|>"
+    x, spelled = tokenizer.encode("x"), tokenizer.encode("<|tool|>")
+    assert len(spelled) == 8
+    assert tokenizer.encode(text, ["<|user|>"]) == [*spelled, *x, 256]
+    for allowed in (["<|user|>", "<|tool|>"], ("<|tool|>", "<|user|>"), {"<|user|>", "<|tool|>"}, iter(["<|tool|>"])):
+        assert tokenizer.encode(text, allowed)[:2] == [257, *x]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_where_two_special_tokens_begin_alike_the_longer_is_meant(order):
+    names = ["<|a|>", "<|a|><|b|>", "<|b|>", ".*", "a b\n", "東"][::order]
+    tokenizer = BPETokenizer([], names)
+    number = {name: 256 + i for i, name in enumerate(names)}
+    text = "<|b|><|a|><|b|><|a|>.*a b\n東.."
+    dots = tokenizer.encode("..")
+    expected = [number[name] for name in ("<|b|>", "<|a|><|b|>", "<|a|>", ".*", "a b\n", "東")]
+    assert tokenizer.encode(text, names) == expected + dots and tokenizer.decode(expected + dots) == text
+    ids = tokenizer.encode("<|a|><|b|>", ["<|a|>", "<|b|>"])  # the longer one is not allowed
+    assert ids == [number["<|a|>"], number["<|b|>"]]
+
+
+@pytest.mark.parametrize("allowed", [["<|endofline|>"], ["<|endoftext|>", ""], "<|endoftext|>", "all"])
+def test_a_special_token_that_is_none_is_refused(allowed, small):
+    wrong = {"<": "<", "a": "a"}.get(allowed[0], allowed[-1])  # of a text, its first letter
+    with pytest.raises(ValueError, match=f"{re.escape(repr(wrong))} is no special token.*list of.*endoftext"):
+        small.encode("a", allowed_special=allowed)
+
+
+@pytest.mark.parametrize("names", [["<|a|>", "<|a|>"], [""], "abc", END_OF_TEXT])  # the last two are no lists
+def test_special_tokens_are_a_list_of_different_names(names):
+    for refused in (lambda: BPETokenizer([], names), lambda: BPETokenizer.train("a", 256 + len(names), names)):
+        with pytest.raises(ValueError, match="different names"):
+            refused()
+
+
+# ---------------------------------------------------------------- pieces: training
+
+
+def huggingface(vocab, merges) -> tokenizers.Tokenizer:
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges))
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return theirs
+
+
+def written(token: bytes) -> str:
+    return "".join(WRITTEN[byte] for byte in token)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_training_learns_what_huggingface_learns(name):
+    """Their bytes stand in the same order, so that ties, which they too give to the lower numbers, fall alike."""
+    text = gptlib.load(name)
+    ours, theirs = BPETokenizer.train(text, 4096), huggingface({}, [])
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=4096,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # without a special token, which would come first and is no merge
+    theirs.train_from_iterator([text], trainer)
+    learned = [token for token, _ in sorted(theirs.get_vocab().items(), key=lambda item: item[1])]
+    assert [written(token) for token in ours.vocabulary[:4095]] == learned[:4095]
+    ids = ours.encode(text)
+    assert ours.decode(ids) == text and ids == by_tiktoken(ours.vocabulary[:-1]).encode_ordinary(text)
+    assert len(ids) < len(text) / 2.9
+
+
+def test_training_counts_special_tokens_and_learns_none():
+    for names in ((), ("<|a|>",), ("<|a|>", "<|b|>", "<|c|>")):
+        tokenizer = BPETokenizer.train("banana bandana" + "<|a|>" * 9, 262, special_tokens=iter(names))
+        assert tokenizer.vocab_size == len(tokenizer.vocabulary) == 262 and tokenizer.special_tokens == names
+        assert tokenizer.vocabulary[256] == b"<|" and b"<|a|>" not in tokenizer.vocabulary[: 262 - len(names)]
+
+
+def test_training_on_letters_of_other_scripts():
+    text = FOREIGN + "l'été où l'élève s'éleva\n東京東京 👩‍🚀👩‍🚀"
+    tokenizer = BPETokenizer.train(text, 300)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert len(tokenizer.encode(text)) < len(text.encode())
+
+
+@pytest.mark.parametrize("names", [(), (END_OF_TEXT,), ("<|a|>", "<|b|>")])
+def test_a_vocabulary_has_room_for_the_bytes_and_the_special_tokens(names):
+    least = 256 + len(names)
+    assert BPETokenizer.train(VERSE, least, names).vocab_size == least
+    for size in (least - 1, 0, -1):
+        with pytest.raises(ValueError, match=f"at least {least}, 256 bytes and {len(names)} special.*got {size}"):
+            BPETokenizer.train(VERSE, size, names)
+
+
+@pytest.mark.parametrize("text, n_merges", [("", 0), ("a b", 1), ("ab" * 10, 5), ("abcdefgh", 7)])
+def test_a_text_with_too_few_pairs_says_how_far_it_goes(text, n_merges):
+    """' b' is a piece; 20 letters are halved down to 10, 5, 3, 2 and 1, and 8 different ones joined by 7."""
+    assert BPETokenizer.train(text, 257 + n_merges).vocab_size == 257 + n_merges
+    for size in (257 + n_merges + 1, 5000):
+        match = f"after {n_merges} merges.*{size - 257} merges were asked for.*vocab_size of at most {257 + n_merges}"
+        with pytest.raises(ValueError, match=match):
+            BPETokenizer.train(text, size)
+
+
+# ---------------------------------------------------------------- pieces: in a file
+
+
+@pytest.mark.parametrize("names", [[END_OF_TEXT], [], ["<|é|>", 'a "b"\n', "#\\", "東\u2028"]])
+def test_a_saved_tokenizer_comes_back(names, small, tmp_path):
+    merges = [(small.vocabulary[left], small.vocabulary[right]) for left, right in small._ranks]
+    before = BPETokenizer(merges, names)
+    for path in (tmp_path / "merges.txt", str(tmp_path / "merges.txt")):  # the second time over the first
+        before.save(path)
+        after = BPETokenizer.load(path)
+        assert (after.vocabulary, after.special_tokens) == (before.vocabulary, tuple(names))
+        assert after.encode(FOREIGN, names) == before.encode(FOREIGN, names)
+    assert [path.name for path in tmp_path.iterdir()] == ["merges.txt"]
+
+
+def test_every_byte_can_be_part_of_a_merge_in_a_file(tmp_path):
+    before = BPETokenizer([(bytes([b]), bytes([255 - b])) for b in range(256)])
+    before.save(tmp_path / "merges.txt")
+    lines = (tmp_path / "merges.txt").read_bytes().split(b"\n")
+    assert len(lines) == 258 and lines[-1] == b"" and all(line.count(b" ") == 1 for line in lines[1:-1])
+    assert BPETokenizer.load(tmp_path / "merges.txt").vocabulary == before.vocabulary
+
+
+def test_a_file_is_readable(tmp_path):
+    BPETokenizer([(b" ", b"t"), (b"\n", b"\n"), (b" t", "é".encode()[:1])]).save(tmp_path / "merges.txt")
+    expected = '#version: 0.2 ["<|endoftext|>"]\nĠ t\nĊ Ċ\nĠt Ã\n'
+    assert (tmp_path / "merges.txt").read_bytes().decode("utf-8") == expected
+
+
+def test_gpt2s_own_file_can_be_loaded_and_saved(gpt2, tmp_path):
+    loaded = BPETokenizer.load(DATA / "gpt2" / "vocab.bpe")
+    assert loaded.vocabulary == gpt2.vocabulary and loaded.special_tokens == gpt2.special_tokens == (END_OF_TEXT,)
+    loaded.save(tmp_path / "merges.txt")
+    saved = (tmp_path / "merges.txt").read_bytes().split(b"\n")
+    assert saved[1:] == (DATA / "gpt2" / "vocab.bpe").read_bytes().split(b"\n")[1:]
+
+
+def test_huggingface_reads_the_file(small, tmp_path):
+    small.save(tmp_path / "merges.txt")
+    vocab = {written(token): i for i, token in enumerate(small.vocabulary[:-1])}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    read = tokenizers.models.BPE.read_file(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    theirs = huggingface(*read)
+    for text in (gptlib.load("lincoln")[:50_000], FOREIGN, *random_texts(1000)):
+        assert small.encode(text) == theirs.encode(text).ids, repr(text)
+
+
+def test_a_file_of_huggingface_is_read(tmp_path):
+    text, theirs = gptlib.load("kennedy"), huggingface({}, [])
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
+    theirs.train_from_iterator([text], trainer)
+    theirs.model.save(str(tmp_path))
+    ours = BPETokenizer.load(tmp_path / "merges.txt")
+    assert ours.vocab_size == 501 and ours.special_tokens == (END_OF_TEXT,)
+    assert ours.encode(text) == theirs.encode(text).ids
+
+
+# ---------------------------------------------------------------- pieces: in a damaged file
+
+
+@pytest.fixture
+def content(small, tmp_path):
+    """A file of 40 merges, as bytes."""
+    merges = [(small.vocabulary[left], small.vocabulary[right]) for left, right in small._ranks][:40]
+    BPETokenizer(merges, ["<|é|>"]).save(tmp_path / "merges.txt")
+    return (tmp_path / "merges.txt").read_bytes()
+
+
+def load_damaged(content: bytes, tmp_path) -> BPETokenizer:
+    (tmp_path / "damaged.txt").write_bytes(content)
+    return BPETokenizer.load(tmp_path / "damaged.txt")
+
+
+def test_a_file_cut_short_is_noticed_at_every_byte(content, tmp_path):
+    whole = BPETokenizer.load(tmp_path / "merges.txt")
+    for end in range(len(content)):
+        line = content[:end].count(b"\n") + 1
+        if content[:end].endswith(b"\n"):  # between two lines: a file of fewer merges, like any other
+            assert load_damaged(content[:end], tmp_path).vocabulary[: 254 + line] == whole.vocabulary[: 254 + line]
+        else:
+            with pytest.raises(ValueError, match=rf"damaged.txt: line {line}\b"):
+                load_damaged(content[:end], tmp_path)
+
+
+def test_a_byte_that_is_no_text_is_noticed_wherever_it_stands(content, tmp_path):
+    for place in [*range(len(HEADER) - 1), *range(content.index(b"\n") + 1, len(content))]:
+        line = content[:place].count(b"\n") + 1
+        with pytest.raises(ValueError, match=rf"damaged.txt: line {line}\b"):
+            load_damaged(content[:place] + b"\xff" + content[place + 1 :], tmp_path)
+
+
+def test_lines_that_need_each_other_do_not_change_places(content, tmp_path):
+    lines = content.decode().split("\n")
+    needed = next(i for i, line in enumerate(lines[1:-1], 1) if len(line) > 3)  # the first merge of a merge
+    made = [line.replace(" ", "") for line in lines]
+    needs = max(made.index(token) for token in lines[needed].split(" ") if len(token) > 1)
+    lines[needed], lines[needs] = lines[needs], lines[needed]
+    with pytest.raises(ValueError, match=rf"damaged.txt: .*\bline {needs + 1}\b.*in the order in which"):
+        load_damaged("\n".join(lines).encode(), tmp_path)
+
+
+@pytest.mark.parametrize("damaged", ["", "th", "t h e", "t  h", " h", "t ", "t 東", "t h\r", "t\u00a0h", "T h", "t\th"])
+def test_a_line_that_is_no_merge_is_named(damaged, tmp_path):
+    lines = [HEADER, "T h", "o f", damaged, "a n", ""]  # T h is a merge, but not a second time
+    with pytest.raises(ValueError, match=r"damaged.txt: .*\bline 4\b"):
+        load_damaged("\n".join(lines).encode(), tmp_path)
+    lines[3] = "t h"
+    assert load_damaged("\n".join(lines).encode(), tmp_path).vocab_size == 261
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "",
+        "t h",
+        "# version: 0.2",
+        "\ufeff#version: 0.2",
+        HEADER + '["a"',
+        HEADER + "[1]",
+        HEADER + "[[]]",
+        HEADER + "[] x",
+    ],
+)
+def test_a_first_line_that_is_none_is_named(first, tmp_path):
+    with pytest.raises(ValueError, match=r"damaged.txt: line 1 is"):
+        load_damaged(f"{first}\nt h\n".encode(), tmp_path)
+
+
+def test_a_full_disk_leaves_the_old_file(gpt2, small, tmp_path):
+    small.save(tmp_path / "merges.txt")
+    old = (tmp_path / "merges.txt").read_bytes()
+    with full_disk(), pytest.raises(OSError, match="merges.txt could not be written.*Free some space"):
+        gpt2.save(tmp_path / "merges.txt")
+    assert (tmp_path / "merges.txt").read_bytes() == old
+    assert [path.name for path in tmp_path.iterdir()] == ["merges.txt"]
+
+
+def test_a_place_that_is_none_for_a_file_is_named(small, tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        small.save(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere"):
+        small.save(tmp_path / "nowhere" / "merges.txt")
+    for missing in (tmp_path / "nothing.txt", str(tmp_path)):
+        with pytest.raises(FileNotFoundError, match="no file of merges at"):
+            BPETokenizer.load(missing)
 
 
 def test_an_altered_or_missing_vocabulary_is_noticed(tmp_path, monkeypatch):

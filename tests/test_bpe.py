@@ -1,0 +1,297 @@
+"""Byte-pair encoding against the slowest way to do it, and against the Unicode tables of other engines."""
+
+import functools
+import random
+import unicodedata
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import regex
+import tiktoken
+
+import gptlib
+from gptlib import bpe
+from gptlib.data import TEXTS
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+
+# GPT-2's own pattern, for the engines that know the kinds of characters by name.
+PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+# GPT-2's order of the bytes, and the characters that its files write for them.
+PRINTING = [b for b in range(256) if chr(b).isprintable() and chr(b) != " "]
+ORDER = PRINTING + [b for b in range(256) if b not in PRINTING]
+WRITTEN = {b: chr(b) if b in PRINTING else chr(256 + n - len(PRINTING)) for n, b in enumerate(ORDER)}
+
+MOST_LOOKS = 9  # for each token: 2 to begin with, 4 for the 2 pairs that a merge makes, 1 for each of 3 in the queue
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    """GPT-2's merges, by the numbers of their tokens."""
+    numbers = {WRITTEN[b]: n for n, b in enumerate(ORDER)}
+    pairs = {}
+    for line in (DATA / "gpt2" / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:-1]:
+        left, right = line.split(" ")
+        pairs[numbers[left], numbers[right]] = len(pairs)
+        numbers[left + right] = len(numbers)
+    return pairs
+
+
+# ---------------------------------------------------------------- what every library knows of Unicode
+
+
+def matched(pattern: str) -> set[str]:
+    """The characters that match, by tiktoken's table of Unicode: it leaves out what is in no piece."""
+    everything = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
+    one_by_one = tiktoken.Encoding(
+        "bytes", pat_str=pattern, mergeable_ranks={bytes([b]): b for b in range(256)}, special_tokens={}
+    )
+    return set(one_by_one.decode(one_by_one.encode_ordinary(everything)))
+
+
+@functools.cache
+def shared_characters() -> list[str]:
+    """The characters that Python, tiktoken and regex all have in their tables, and those that none of them has.
+
+    Each comes with a Unicode of its own, and one that is newer knows some thousand more letters.
+    """
+    everything = [chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000]
+    unassigned = [
+        {c for c in everything if unicodedata.category(c) == "Cn"},
+        matched(r"\p{Cn}"),
+        set(regex.findall(r"\p{Cn}", "".join(everything))),
+    ]
+    open_to_doubt = set.union(*unassigned) - set.intersection(*unassigned)
+    assert len(open_to_doubt) < 30_000
+    return [c for c in everything if c not in open_to_doubt]
+
+
+@functools.cache
+def alphabets() -> list:
+    """What texts may be drawn from: all of Unicode, and what a pattern or a merge may stumble over."""
+    shared = shared_characters()
+    return [
+        shared,
+        [c for c in shared if c.isalpha() and ord(c) < 0x3000],
+        [c for c in shared if c.isnumeric()],
+        [c for c in shared if c.isspace()],
+        [c for c in shared if unicodedata.category(c) in ("Cc", "Cf", "Mn", "So")],  # controls, accents, emoji
+        [chr(code) for code in range(128)],
+        "abcdefghijklmnopqrstuvwxyz",
+        [" the", " and", "ing", "'s", "'ll", "'Re", "it's", "1603", "\r\n", "    ", "<|endoftext|>", "é", "e\u0301"],
+        " \n\t",
+        "'sdtmrlve S",
+    ]
+
+
+def random_texts(n: int, seed: int = 0):
+    """Short texts, each from one to three of the alphabets; some empty, some with a long run of one character."""
+    draw = random.Random(seed)
+    for _ in range(n):
+        some = [c for alphabet in draw.sample(alphabets(), draw.randint(1, 3)) for c in draw.choices(alphabet, k=9)]
+        text = "".join(draw.choices(some, k=draw.choice([0, 1, 2, 5, 10, 20, 40])))
+        yield text + draw.choice(some) * draw.choice([0, 0, 0, 30])
+
+
+# ---------------------------------------------------------------- pieces
+
+
+@pytest.mark.parametrize(
+    "text, pieces",
+    [
+        ("I'll we'LL don't 'twas", ["I", "'ll", " we", "'", "LL", " don", "'t", " '", "twas"]),
+        ("a  b\n\nc \n", ["a", " ", " b", "\n", "\n", "c", " \n"]),
+        ("x16035km²", ["x", "16035", "km", "²"]),
+        ("snake_case()...", ["snake", "_", "case", "()..."]),
+        ("naïve 東京!\u3000é", ["naïve", " 東京", "!", "\u3000", "é"]),
+        ("\x1c\x1d a", ["\x1c\x1d", " a"]),  # spaces for Python, for GPT-2's pattern none
+        ("", []),
+    ],
+)
+def test_pieces(text, pieces):
+    assert bpe.split(text) == pieces
+
+
+def test_bytes_have_gpt2s_numbers():
+    assert [bpe.bytes_of(chr(code)) for code in range(128)] == [[ORDER.index(code)] for code in range(128)]
+    assert bpe.bytes_of("é東👩") == [ORDER.index(byte) for byte in "é東👩".encode()]
+    assert bpe.BYTES == ORDER and bpe.WRITTEN == WRITTEN and bpe.bytes_of("") == []
+
+
+# ---------------------------------------------------------------- one merge
+
+
+def merge_in_place(tokens: list[int], pair: tuple[int, int], new: int) -> None:
+    i = 0
+    while i < len(tokens) - 1:
+        if (tokens[i], tokens[i + 1]) == pair:
+            tokens[i : i + 2] = [new]
+        i += 1
+
+
+@pytest.mark.parametrize(
+    "tokens, merged",
+    [([1, 1, 1], [9, 1]), ([1, 1, 1, 1], [9, 9]), ([2, 1, 1], [2, 9]), ([1, 2, 1], [1, 2, 1]), ([1], [1]), ([], [])],
+)
+def test_a_merge_goes_from_left_to_right(tokens, merged):
+    before = list(tokens)
+    assert bpe.merge(tokens, (1, 1), 9) == merged and tokens == before
+
+
+# ---------------------------------------------------------------- learning
+
+
+def learn_the_slow_way(text: str, n_merges: int) -> list[tuple[int, int]]:
+    """Count every pair of every piece anew for each merge; ties: the lower first number, then the lower second."""
+    pieces = [[ORDER.index(byte) for byte in piece.encode()] for piece in regex.findall(PATTERN, text)]
+    merges = []
+    while len(merges) < n_merges:
+        counts = {}
+        for piece in pieces:
+            for pair in zip(piece, piece[1:]):
+                counts[pair] = counts.get(pair, 0) + 1
+        if not counts:
+            break
+        merges.append(min(counts, key=lambda pair: (-counts[pair], pair[0], pair[1])))
+        for piece in pieces:
+            merge_in_place(piece, merges[-1], 255 + len(merges))
+    return merges
+
+
+def test_ties_go_to_the_lower_first_number_and_then_to_the_lower_second():
+    a, b, c, d = bpe.bytes_of("abcd")
+    assert bpe.learn({"dc": 1, "ab": 1, "ba": 1, "ac": 1}, 4) == [(a, b), (a, c), (b, a), (d, c)]
+    assert bpe.learn({"abc": 1, "d": 9}, 9) == [(a, b), (256, c)]
+
+
+def test_a_piece_counts_as_often_as_it_is_there():
+    a, b, c, d = bpe.bytes_of("abcd")
+    assert bpe.learn({"ab": 2, "cd": 3}, 1) == [(c, d)]
+    assert bpe.learn({"xab": 2, "yab": 2, "cd": 3}, 1) == [(a, b)]
+
+
+@pytest.mark.parametrize("alphabet", ["ab", "ab ", "a", "aab ", "abc", "é東 ", "aé\n "])
+@pytest.mark.parametrize("length", [0, 1, 2, 7, 30, 200])
+def test_merges_are_those_of_counting_everything_where_many_pairs_are_equally_common(alphabet, length):
+    draw = random.Random(length)
+    for _ in range(10):
+        text = "".join(draw.choices(alphabet, k=length))
+        assert bpe.learn(Counter(bpe.split(text)), 60) == learn_the_slow_way(text, 60), text
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_merges_are_those_of_counting_everything(name):
+    text = gptlib.load(name)[:20_000]
+    assert bpe.learn(Counter(bpe.split(text)), 150) == learn_the_slow_way(text, 150)
+
+
+def test_the_order_of_the_pieces_does_not_matter():
+    pieces = Counter(bpe.split(gptlib.load("kennedy")[:30_000]))
+    shuffled = list(pieces.items())
+    random.Random(0).shuffle(shuffled)
+    assert bpe.learn(dict(shuffled), 200) == bpe.learn(pieces, 200)
+
+
+def test_fewer_merges_are_the_first_of_more():
+    pieces = Counter(bpe.split(gptlib.load("kennedy")))
+    more = bpe.learn(pieces, 300)
+    assert bpe.learn(pieces, 120) == more[:120] and len(more) == 300 and bpe.learn(pieces, 0) == []
+
+
+def test_learning_ends_when_each_piece_is_one_token():
+    assert bpe.learn({}, 5) == [] and bpe.learn({"a": 7}, 5) == []
+    assert len(bpe.learn({"abcdefgh": 1}, 99)) == 7
+
+
+def test_a_merge_works_on_the_words_that_hold_its_pair(monkeypatch):
+    pieces = Counter(bpe.split(gptlib.load("lincoln")))
+    worked_on, merge = [], bpe.merge
+    monkeypatch.setattr(bpe, "merge", lambda *given: worked_on.append(1) or merge(*given))
+    bpe.learn(pieces, 300)
+    assert 0 < len(worked_on) < 0.02 * 300 * len(pieces)
+
+
+# ---------------------------------------------------------------- applying
+
+
+def apply_the_slow_way(ranks: dict, tokens: list[int]) -> list[int]:
+    """Look through all neighbours for the lowest rank, join the first that have it, and look again."""
+    tokens = list(tokens)
+    while found := [(ranks[pair], i) for i, pair in enumerate(zip(tokens, tokens[1:])) if pair in ranks]:
+        rank, i = min(found)
+        tokens[i : i + 2] = [256 + rank]
+    return tokens
+
+
+def test_merges_are_applied_by_rank_and_from_the_left():
+    draw = random.Random(0)
+    for _ in range(1000):
+        ranks = {}
+        while len(ranks) < draw.randint(0, 20):  # of the bytes 0 to 3, and of what the merges before make
+            pair = tuple(draw.choices([*range(4), *range(256, 256 + len(ranks))], k=2))
+            ranks.setdefault(pair, len(ranks))
+        tokens = draw.choices(range(4), k=draw.choice([0, 1, 2, 3, 10, 50]))
+        before = list(tokens)
+        assert bpe.apply(ranks, tokens) == apply_the_slow_way(ranks, tokens) and tokens == before
+
+
+def test_the_lowest_rank_comes_before_the_longest_token():
+    a, b, c = bpe.bytes_of("abc")
+    ranks = {(b, c): 0, (a, b): 1, (256, a): 2, (257, c): 3}
+    assert bpe.apply(ranks, [a, b, c]) == [a, 256]  # bc first; then no ab is left that could become abc
+
+
+class Counted(dict):
+    """Merges that count how often they are looked at, and stop what looks too often."""
+
+    def __init__(self, ranks: dict, limit: int):
+        super().__init__(ranks)
+        self.looks, self.limit = 0, limit
+
+    def look(self):
+        self.looks += 1
+        assert self.looks <= self.limit, f"more than {self.limit} look-ups"
+
+    def __contains__(self, pair):
+        self.look()
+        return super().__contains__(pair)
+
+    def __getitem__(self, pair):
+        self.look()
+        return super().__getitem__(pair)
+
+    def get(self, pair, default=None):
+        self.look()
+        return super().get(pair, default)
+
+
+@pytest.mark.parametrize("alphabet", ["abcdefghijklmnopqrstuvwxyz", "a", "ab", "é", "\n", "="])
+def test_a_long_run_takes_as_many_look_ups_a_token_as_a_short_one(ranks, alphabet):
+    """No seconds are counted: each merge puts at most two places into the queue, whatever else there is."""
+    draw = random.Random(0)
+    for n in (2_000, 20_000):
+        tokens = bpe.bytes_of("".join(draw.choices(alphabet, k=n)))
+        counted = Counted(ranks, limit=MOST_LOOKS * len(tokens))
+        ids = bpe.apply(counted, tokens)
+        assert counted.looks >= len(tokens) - 1 and len(ids) < len(tokens)
+
+
+# ---------------------------------------------------------------- pieces, over all of Unicode
+
+
+def test_every_character_is_of_the_kind_that_tiktoken_has_it():
+    letters, numbers, spaces = matched(r"\p{L}"), matched(r"\p{N}"), matched(r"\s")
+    for c in shared_characters():
+        if not c.isascii():
+            stand_in = "a" if c in letters else "0" if c in numbers else "\t" if c in spaces else "."
+            assert bpe.kind(c) == stand_in, f"U+{ord(c):04X} {c!r}"
+
+
+def test_pieces_are_those_of_gpt2s_pattern():
+    texts = [*random_texts(5000), *(gptlib.load(name) for name in TEXTS)]
+    for text in texts:
+        pieces = bpe.split(text)
+        assert pieces == regex.findall(PATTERN, text), repr(text)
+        assert "".join(pieces) == text
