@@ -21,7 +21,7 @@ help:
 	@echo "                (ADDRESS=https://github.com/teacher/fork: for your fork, the README too)"
 	@echo "make pictures   draw the README's picture, with the trained model, and the diagrams again"
 	@echo "make faults     put faults into a copy of the package, one by one, and see that the tests notice each"
-	@echo "make bench      measure the speed of training and of drawing text beside transformers'"
+	@echo "make bench      measure training, drawing text, byte-pair encoding and loading beside other implementations"
 	@echo "Each sets up $(VENV) first if it is missing. PYTHON=python3.12 chooses the Python to set it up with."
 
 lab: $(STAMP)

@@ -1,6 +1,8 @@
-"""Pretrained models: a finished model and its tokenizer in one folder, and back.
+"""Pretrained models: a finished model and its tokenizer in one folder, and back; GPT-2's weights too.
 
-A folder holds `model.safetensors` (the weights: numbers and names, no code), `config.json` and `tokenizer.json`.
+`save` and `load` know the course's own folders. Such a folder holds `model.safetensors` (the weights: numbers and
+names, no code), `config.json` and `tokenizer.json`; the merges of a byte-pair tokenizer have a file of their own,
+`merges.txt`. `save_gpt2` and `load_gpt2` know the layout in which GPT-2 was released.
 """
 
 import json
@@ -15,14 +17,19 @@ from safetensors.torch import save as to_bytes
 
 from gptlib import data
 from gptlib.files import write_whole
+from gptlib.gpt2 import load_gpt2, save_gpt2
 from gptlib.model import GPT, GPTConfig
-from gptlib.tokenizers import CharTokenizer, WordTokenizer
+from gptlib.tokenizers import BPETokenizer, CharTokenizer, WordTokenizer
 
-TOKENIZERS = {kind.__name__: kind for kind in (CharTokenizer, WordTokenizer)}
+__all__ = ["save", "load", "save_gpt2", "load_gpt2"]
+
+Tokenizer = CharTokenizer | WordTokenizer | BPETokenizer
+TOKENIZERS = {kind.__name__: kind for kind in (CharTokenizer, WordTokenizer)}  # those whose vocabulary is all of them
+MERGES = "merges.txt"
 NAMES = ("shakespeare-gpt",)  # the checkpoints that come with the course, in its data folder
 
 
-def save(model: GPT, tokenizer: CharTokenizer | WordTokenizer, folder: str | Path) -> None:
+def save(model: GPT, tokenizer: Tokenizer, folder: str | Path) -> None:
     """Write `model` and `tokenizer` to `folder`, whole or not at all; an earlier model is replaced, all else kept.
 
     Raises ValueError when the two do not belong together, FileNotFoundError when the folder above does not exist,
@@ -38,7 +45,9 @@ def save(model: GPT, tokenizer: CharTokenizer | WordTokenizer, folder: str | Pat
         raise FileExistsError(f"{folder} is a file: choose another name for the model's folder")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     del weights["head.weight"]  # the same matrix as the token embedding
-    kind = {"type": type(tokenizer).__name__, "vocabulary": tokenizer.vocabulary}
+    kind = {"type": type(tokenizer).__name__}
+    if not isinstance(tokenizer, BPETokenizer):
+        kind["vocabulary"] = tokenizer.vocabulary
 
     def write(new: Path) -> None:
         if folder.is_dir():  # keep what lies beside the model: its card, say
@@ -48,11 +57,13 @@ def save(model: GPT, tokenizer: CharTokenizer | WordTokenizer, folder: str | Pat
         (new / "model.safetensors").write_bytes(to_bytes(weights))
         for name, content in {"config.json": asdict(model.config), "tokenizer.json": kind}.items():
             (new / name).write_bytes((json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8"))
+        if isinstance(tokenizer, BPETokenizer):
+            tokenizer.save(new / MERGES)
 
     write_whole(folder, write)
 
 
-def load(name_or_path: str | Path) -> tuple[GPT, CharTokenizer | WordTokenizer]:
+def load(name_or_path: str | Path) -> tuple[GPT, Tokenizer]:
     """The model and tokenizer called `name_or_path` ('shakespeare-gpt'), or saved in that folder; ready to use.
 
     The model comes in evaluation mode, on the CPU. Raises FileNotFoundError when there is no such folder or a file
@@ -66,8 +77,7 @@ def load(name_or_path: str | Path) -> tuple[GPT, CharTokenizer | WordTokenizer]:
         config = GPTConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
         with torch.random.fork_rng(devices=[]):  # the start drawn here is replaced: leave the caller's draws alone
             model = GPT(config)
-        kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        tokenizer = TOKENIZERS[kind["type"]].from_vocabulary(kind["vocabulary"])
+        tokenizer = load_tokenizer(folder)
         weights = load_file(folder / "model.safetensors")
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, ValueError) as error:
         raise ValueError(
@@ -79,7 +89,15 @@ def load(name_or_path: str | Path) -> tuple[GPT, CharTokenizer | WordTokenizer]:
     return model.eval(), tokenizer
 
 
-def check_fit(folder: Path, model: GPT, tokenizer, weights: dict) -> None:
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer that `tokenizer.json` names, from its vocabulary or its merges."""
+    kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    if kind["type"] == BPETokenizer.__name__:
+        return BPETokenizer.load(folder / MERGES)
+    return TOKENIZERS[kind["type"]].from_vocabulary(kind["vocabulary"])
+
+
+def check_fit(folder: Path, model: GPT, tokenizer: Tokenizer, weights: dict) -> None:
     """Raises ValueError when configuration, vocabulary and weights are not of one model, naming the difference."""
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name != "head.weight"}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from conftest import SMALL, full_disk, stir
-from gptlib import pretrained
+from gptlib import gpt2, pretrained
 from gptlib.model import GPT, GPTConfig
-from gptlib.tokenizers import CharTokenizer, WordTokenizer
+from gptlib.tokenizers import BPETokenizer, CharTokenizer, WordTokenizer
 
 LETTERS = CharTokenizer("a b\nc'défgh…i")
 FILES = {"config.json", "tokenizer.json", "model.safetensors"}
@@ -43,6 +43,42 @@ def test_a_word_tokenizer_comes_back(tmp_path):
     _, tokenizer = pretrained.load(tmp_path / "words")
     assert isinstance(tokenizer, WordTokenizer) and tokenizer.vocabulary == words.vocabulary
     assert tokenizer.encode("to be, or to think") == words.encode("to be, or to think")
+
+
+@pytest.fixture
+def with_merges(tmp_path):
+    """A folder with a model of byte-pair tokens, and its tokenizer."""
+    tokenizer = BPETokenizer([(b"t", b"h"), (b"th", b"e"), (b" ", b"the")], ["<|endoftext|>", "<|user|>"])
+    pretrained.save(GPT(GPTConfig(tokenizer.vocab_size, 8, 1, 1, 4)), tokenizer, tmp_path / "bpe")
+    return tmp_path / "bpe", tokenizer
+
+
+def test_a_byte_pair_tokenizer_comes_back_from_its_merges(with_merges):
+    folder, tokenizer = with_merges
+    assert {path.name for path in folder.iterdir()} == FILES | {"merges.txt"}
+    assert json.loads((folder / "tokenizer.json").read_text()) == {"type": "BPETokenizer"}
+    _, found = pretrained.load(folder)
+    assert isinstance(found, BPETokenizer) and found.vocabulary == tokenizer.vocabulary
+    assert found.special_tokens == ("<|endoftext|>", "<|user|>")
+    assert found.encode("the thé — the") == tokenizer.encode("the thé — the")
+
+
+def test_merges_that_are_missing_damaged_or_another_models(with_merges):
+    folder, _ = with_merges
+    lines = (folder / "merges.txt").read_bytes().splitlines(keepends=True)
+    (folder / "merges.txt").write_bytes(b"".join(lines[:-1]))
+    with pytest.raises(ValueError, match="tokenizer.json has 260 tokens, config.json 261: the two files belong"):
+        pretrained.load(folder)
+    (folder / "merges.txt").write_bytes(b"".join(lines[:1] + lines[2:]))
+    with pytest.raises(ValueError, match="bpe does not hold a whole saved model"):
+        pretrained.load(folder)
+    (folder / "merges.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="no file of merges at .*bpe/merges.txt"):
+        pretrained.load(folder)
+
+
+def test_gpt2s_weights_are_found_here():
+    assert pretrained.load_gpt2 is gpt2.load_gpt2 and pretrained.save_gpt2 is gpt2.save_gpt2
 
 
 def test_a_trained_model_comes_back_in_double_precision(tmp_path):
