@@ -423,7 +423,7 @@ STATIONS = (
     ("sampling",), ("positions",), ("encoder–", "decoder"), ("BPE",),
     ("GPT-2",), ("scaling",), ("fine-tuning",), ("modern", "GPT"), ("looking", "inside"),
 )  # fmt: skip
-READY = 10  # notebooks that exist
+READY = {*range(10), 11, 12}  # notebooks that exist
 
 
 def course():
@@ -432,7 +432,7 @@ def course():
         "Eight notebooks to a GPT, nine beyond it",
         "A winding road with seventeen stations. Dark ones are ready: 00 start here, 01 text to batches, 02 bigram, "
         "03 the masked average, 04 a single head, 05 multi-head attention, 06 blocks, 07 GPT, 08 sampling, "
-        "09 positions. Pale ones are to come: 10 encoder–decoder, 11 BPE, 12 GPT-2, 13 scaling, 14 fine-tuning, "
+        "09 positions, 11 BPE, 12 GPT-2. Pale ones are to come: 10 encoder–decoder, 13 scaling, 14 fine-tuning, "
         "15 modern GPT, 16 looking inside.",
         760,
     )
@@ -442,11 +442,11 @@ def course():
         edge = 612 if i % 2 == 0 else 28
         turns += [(edge, y), (edge, rows[i + 1])]
     d.road(*turns, (186, rows[-1]), width=18, size=30, radius=40, colour="#dde1e6")
-    d.road(*turns[:5], (columns[1], rows[2]), width=18, radius=40, tip=False)
+    d.road(*turns[:7], (columns[3], rows[3]), width=18, radius=40, tip=False)
     for n, name in enumerate(STATIONS):
         row, column = divmod(n, 4)
         x, y = columns[column if row % 2 == 0 else 3 - column], rows[row]
-        ready = n < READY
+        ready = n in READY
         d.add(
             "circle",
             cx=x,

@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+TO_COME = {10}  # before the last that is there
 
 spec = importlib.util.spec_from_file_location("execute", ROOT / ".ci" / "execute.py")
 execute = importlib.util.module_from_spec(spec)
@@ -338,7 +339,8 @@ def load(path):
 def test_there_are_notebooks():
     assert NOTEBOOKS, "notebooks/ is empty"
     numbers = [path.name[:2] for path in NOTEBOOKS]
-    assert numbers == [f"{i:02}" for i in range(len(numbers))], "a notebook is missing from the row, or there twice"
+    row = [f"{i:02}" for i in range(int(numbers[-1]) + 1) if i not in TO_COME]
+    assert numbers == row, "a notebook is missing from the row, or there twice"
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)

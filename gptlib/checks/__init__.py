@@ -17,3 +17,5 @@ from gptlib.checks.blocks import feed_forward_size, folded_norm, layer_norm, rep
 from gptlib.checks.gpt import parameter_count, parting_curves, previous_head, training_step, whole_loss
 from gptlib.checks.sampling import draft_and_check, keep_min_p, positions_read, repaired_cache, sharpened
 from gptlib.checks.positions import pair_order, repaired_rotation, turned_score, wave_table
+from gptlib.checks.bpe import bits_per_byte, by_hand, longest_match, stream_decode, unused
+from gptlib.checks.gpt2 import blocks_that_fit, first_difference, released_name, sliding_loss, split_qkv
