@@ -120,23 +120,33 @@ def check_fit(found: dict[str, Stored], model: GPT, source: str | Path) -> None:
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def save_gpt2(model: GPT, folder: str | Path, tokenizer: BPETokenizer | None = None) -> None:
-    """Write `model` to `folder` in GPT-2's layout, for `load_gpt2` and for `transformers`, whole or not at all.
-
-    With a tokenizer, its merges.txt and vocab.json come along, so that `AutoTokenizer` opens the folder too. Whatever
-    else lies in the folder stays. Raises ValueError when the model has other positions than learned ones or another
-    vocabulary than the tokenizer, and as `pretrained.save` does when the folder cannot be written.
-    """
-    folder, c = Path(folder), model.config
-    if c.positions != "learned":
-        raise ValueError(f"GPT-2's layout has no {c.positions} positions, only learned ones: use pretrained.save")
-    if tokenizer is not None and tokenizer.vocab_size != c.vocab_size:
+def check_saving(model: GPT, tokenizer, folder: Path) -> None:
+    """Raises ValueError when something would be lost or does not fit, FileExistsError when `folder` is a file."""
+    if model.head.weight is not model.token_embedding.weight:
         raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {c.vocab_size}: "
+            "the model's head is no longer the token embedding, and only one of the two would be saved: tie it again "
+            "(model.head.weight = model.token_embedding.weight), or keep model.state_dict() yourself"
+        )
+    if tokenizer is not None and tokenizer.vocab_size != model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}: "
             "save the tokenizer that the model was trained with"
         )
     if folder.is_file():
         raise FileExistsError(f"{folder} is a file: choose another name for the model's folder")
+
+
+def save_gpt2(model: GPT, folder: str | Path, tokenizer: BPETokenizer | None = None) -> None:
+    """Write `model` to `folder` in GPT-2's layout, for `load_gpt2` and for `transformers`, whole or not at all.
+
+    With a tokenizer, its merges.txt and vocab.json come along, so that `AutoTokenizer` opens the folder too. Whatever
+    else lies in the folder stays. Raises ValueError when the model has other positions than learned ones, an untied
+    head, or another vocabulary than the tokenizer, and as `pretrained.save` does when the folder cannot be written.
+    """
+    folder, c = Path(folder), model.config
+    if c.positions != "learned":
+        raise ValueError(f"GPT-2's layout has no {c.positions} positions, only learned ones: use pretrained.save")
+    check_saving(model, tokenizer, folder)
     weights = {
         theirs: turned(theirs, model.get_parameter(ours)).detach().float().cpu().contiguous()
         for theirs, ours in released_names(c.n_layer).items()

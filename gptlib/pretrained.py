@@ -17,7 +17,7 @@ from safetensors.torch import save as to_bytes
 
 from gptlib import data
 from gptlib.files import write_whole
-from gptlib.gpt2 import load_gpt2, save_gpt2
+from gptlib.gpt2 import check_saving, load_gpt2, save_gpt2
 from gptlib.model import GPT, GPTConfig
 from gptlib.tokenizers import BPETokenizer, CharTokenizer, WordTokenizer
 
@@ -32,17 +32,11 @@ NAMES = ("shakespeare-gpt",)  # the checkpoints that come with the course, in it
 def save(model: GPT, tokenizer: Tokenizer, folder: str | Path) -> None:
     """Write `model` and `tokenizer` to `folder`, whole or not at all; an earlier model is replaced, all else kept.
 
-    Raises ValueError when the two do not belong together, FileNotFoundError when the folder above does not exist,
-    FileExistsError when `folder` is a file, and OSError when there is no room.
+    Raises ValueError when the two do not belong together or the head is untied, FileNotFoundError when the folder above
+    does not exist, FileExistsError when `folder` is a file, and OSError when there is no room.
     """
     folder = Path(folder)
-    if tokenizer.vocab_size != model.config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}: "
-            "save the tokenizer that the model was trained with"
-        )
-    if folder.is_file():
-        raise FileExistsError(f"{folder} is a file: choose another name for the model's folder")
+    check_saving(model, tokenizer, folder)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     del weights["head.weight"]  # the same matrix as the token embedding
     kind = {"type": type(tokenizer).__name__}

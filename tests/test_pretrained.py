@@ -257,3 +257,12 @@ def test_loading_leaves_the_random_numbers_alone(folder):
     torch.manual_seed(3)
     pretrained.load(folder)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_head_of_its_own_is_not_lost(model, tmp_path):
+    model.head.weight = torch.nn.Parameter(model.head.weight.detach().clone())
+    with pytest.raises(ValueError, match="head is no longer the token embedding.*tie it again"):
+        pretrained.save(model, LETTERS, tmp_path / "untied")
+    with pytest.raises(ValueError, match="head is no longer the token embedding.*tie it again"):
+        pretrained.save_gpt2(model, tmp_path / "untied")
+    assert not list(tmp_path.iterdir())
