@@ -23,6 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # the oracles of the 
 
 import tiktoken
 import tokenizers
+from _turns import spread, take_turns
 from test_bpe import random_texts
 from test_tokenizers import by_tiktoken, gpt2s_tokens, huggingface, written
 
@@ -74,20 +75,6 @@ def fresh_huggingface_without_places(ours: BPETokenizer, text: str) -> float:
     """Of each token only the id, and not where in the text it stands: their quickest way."""
     theirs = huggingface_gpt2(ours)
     return seconds(lambda: theirs.encode_batch_fast([text]))
-
-
-def take_turns(contestants: dict, rounds: int) -> dict[str, list[float]]:
-    """Times of each, in turn; who goes first moves on by one each round."""
-    times, names = {name: [] for name in contestants}, list(contestants)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            times[name].append(contestants[name]())
-    return times
-
-
-def spread(values: list[float], digits: int = 2) -> str:
-    low, middle, high = (f"{value:,.{digits}f}" for value in statistics.quantiles(values, n=4))
-    return f"{middle:>9} ({low} to {high})"
 
 
 def report(times: dict[str, list[float]], unit: int, unit_name: str) -> None:

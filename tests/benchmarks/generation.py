@@ -22,6 +22,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # the oracle of the t
 
 import torch
 import transformers
+from _turns import spread, take_turns
 
 from conftest import copy_into_gpt2
 from gptlib.model import GPT, GPTConfig
@@ -67,23 +68,9 @@ def uncached_seconds(model: GPT, idx, n: int, samples: int) -> float:
     return total * n / samples
 
 
-def spread(values: list[float], digits: int = 2) -> str:
-    low, middle, high = (f"{value:,.{digits}f}" for value in statistics.quantiles(values, n=4))
-    return f"{middle:>9} ({low} to {high})"
-
-
 def report(name: str, times: list[float], tokens: int, ours: list[float]) -> None:
     rates, ratios = [tokens / t for t in times], [t / o for t, o in zip(times, ours, strict=True)]
     print(f"  {name:32} {spread(rates)} tokens/s, {spread(ratios)} times gptlib's time", flush=True)
-
-
-def take_turns(contestants: dict, rounds: int) -> dict[str, list[float]]:
-    """Times of each, in turn; who goes first moves on by one each round."""
-    times, names = {name: [] for name in contestants}, list(contestants)
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            times[name].append(contestants[name]())
-    return times
 
 
 def compare(model: GPT, theirs, n: int, prompt: int, rounds: int, samples: int) -> None:
