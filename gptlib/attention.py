@@ -1,44 +1,48 @@
-"""Attention: each position gathers what it needs from the positions before it.
+"""Attention: each position computes a weighted average of the values of the positions that it attends to.
 
-A position asks (query), every position offers (key) and gives (value). A head is one such exchange;
-multi-head attention is several side by side, each on its own share of the channels.
+A query says what a position is looking for, a key what a position offers, a value what it passes on.
 
-B batch · T positions · C channels (n_embd) · H heads · D channels a head (C = H * D)
+B batch · T positions · S positions attended to · C channels (n_embd) · H heads · D channels per head (C = H * D)
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gptlib.cache import NO_CACHE, LayerCache, NoCache
+from gptlib.positions import rotate
+
+
+def causal_mask(T: int, S: int, device: torch.device | None = None) -> Tensor:
+    """Which of S positions each of the last T may attend to: (T, S), true for itself and everything before it.
+
+    >>> causal_mask(2, 3)
+    tensor([[ True,  True, False],
+            [ True,  True,  True]])
+    """
+    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
 
 
 def attention_weights(q: Tensor, k: Tensor, causal: bool = True) -> Tensor:
-    """How strongly each query attends to each key: softmax(q kᵀ / √D), the future left out when `causal`.
+    """softmax(q kᵀ / √D), with the future masked when `causal` (Vaswani et al. 2017, equation 1).
 
-    q (..., T, D), k (..., S, D) -> (..., T, S); every row sums to 1. Usually S = T. With more keys than queries, the
-    queries stand at the last T of the S positions. Vaswani et al. 2017, equation 1.
+    q (..., T, D), k (..., S, D) -> (..., T, S); every row sums to 1. The queries belong to the last T of the S positions.
 
     >>> attention_weights(torch.zeros(2, 4), torch.zeros(2, 4))
     tensor([[1.0000, 0.0000],
             [0.5000, 0.5000]])
     """
-    (T, D), S = q.shape[-2:], k.shape[-2]
-    scores = q @ k.mT / math.sqrt(D)  # (..., T, S)
+    scores = q @ k.mT / math.sqrt(q.shape[-1])  # (..., T, S)
     if causal:
-        future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(1 + S - T)
-        scores = scores.masked_fill(future, -torch.inf)
+        scores = scores.masked_fill(~causal_mask(*scores.shape[-2:], q.device), -torch.inf)
     return scores.softmax(dim=-1)
 
 
 class Attend(nn.Module):
-    """The core of attention, without parameters: mix the values by the weights of queries and keys.
+    """`attention_weights(q, k) @ v` by PyTorch's fused kernel, which never stores the (T, S) weights.
 
-    PyTorch's fused kernel never stores the (T, T) weights. Every q and k passes through here,
-    so `probe.attention` can watch from outside.
+    It has no parameters. It is a module so that `probe.attention` can record its inputs from outside.
     """
 
     def __init__(self, causal: bool = True, dropout: float = 0.0):
@@ -47,17 +51,68 @@ class Attend(nn.Module):
         self.dropout = dropout
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q (..., T, D), k, v (..., S, D) -> (..., T, D); when causal, q stands at the last T of the S positions."""
+        """q (..., T, D), k and v (..., S, D) -> (..., T, D)"""
         T, S = q.shape[-2], k.shape[-2]
+        mask = causal_mask(T, S, q.device) if self.causal and 1 < T < S else None  # a single last query needs none
         dropout = self.dropout if self.training else 0.0
-        if not self.causal or T == S or T == 1:  # a single last position sees all: nothing to mask
-            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.causal and T == S)
-        past = torch.ones(T, S, dtype=torch.bool, device=q.device).tril(S - T)  # the kernel's own mask starts at 0
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=past, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=self.causal and T == S)
+
+
+class KVCache:
+    """The keys and values of one layer for the positions processed so far; `shape` is (..., capacity, D).
+
+    All of the memory is allocated at the start, so that nothing is copied as the text grows.
+    """
+
+    def __init__(self, *shape: int, dtype: torch.dtype | None = None, device: torch.device | None = None):
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty_like(self.keys)
+        self.length = 0  # positions stored
+
+    @property
+    def nbytes(self) -> int:
+        """Memory allocated, in bytes."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store k, v (..., T, D) of the next T positions; return those of all positions so far, each (..., S, D)."""
+        start, end = self.length, self.length + k.shape[-2]
+        if self.keys[..., start:end, :].shape != k.shape:
+            raise ValueError(
+                f"keys of shape {tuple(k.shape)} do not fit a cache of shape {tuple(self.keys.shape)} with {start} "
+                "positions stored: make it for as many sequences and positions as you need, or clear it"
+            )
+        if k.requires_grad:
+            raise ValueError("a cache stores no gradients: call the model under torch.no_grad(), or without a cache")
+        self.keys[..., start:end, :] = k
+        self.values[..., start:end, :] = v
+        self.length = end
+        return self.keys[..., :end, :], self.values[..., :end, :]
+
+    def clear(self) -> None:
+        """Forget every position and keep the memory."""
+        self.length = 0
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, faster on a CPU where a large matrix meets at most four rows, as it does when a text is generated.
+
+    Decoding is limited by how fast the weights are read from memory. Written as (W xᵀ)ᵀ, the same product reads a large
+    W in the order in which it is stored; a single row is doubled, since one column alone takes another, slower routine.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., C_in) -> (..., C_out)"""
+        n, large = x.numel() // self.in_features, self.weight.numel() > 2**19 and self.out_features >= self.in_features
+        if not (large and 0 < n <= 4 and x.device.type == "cpu"):
+            return super().forward(x)
+        rows = x.reshape(n, -1).expand(max(n, 2), -1)
+        y = (self.weight @ rows.mT).mT[:n].unflatten(0, x.shape[:-1])
+        return y if self.bias is None else y + self.bias
 
 
 class Head(nn.Module):
-    """One head of self-attention: project to queries, keys and values, then attend."""
+    """One head of self-attention: linear projections to queries, keys and values, then attention."""
 
     def __init__(self, n_embd: int, head_size: int, causal: bool = True):
         super().__init__()
@@ -66,10 +121,12 @@ class Head(nn.Module):
         self.value = nn.Linear(n_embd, head_size)
         self.attend = Attend(causal)
 
-    def forward(self, x: Tensor, past: LayerCache | NoCache = NO_CACHE) -> Tensor:
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, D)"""
-        k, v = past.append(self.key(x), self.value(x))  # each (B, S, D)
-        return self.attend(self.query(x), k, v)
+        q, k, v = self.query(x), self.key(x), self.value(x)  # each (B, T, D)
+        if cache is not None:
+            k, v = cache.append(k, v)  # each (B, S, D)
+        return self.attend(q, k, v)
 
 
 def split_heads(x: Tensor, n_head: int) -> Tensor:
@@ -78,42 +135,54 @@ def split_heads(x: Tensor, n_head: int) -> Tensor:
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """Put the heads' channels side by side again: (B, H, T, D) -> (B, T, C)."""
+    """Concatenate the heads' channels again: (B, H, T, D) -> (B, T, C)."""
     return x.transpose(-3, -2).flatten(-2)
 
 
-def unturned(x: Tensor, positions: Tensor | None = None) -> Tensor:
-    """Leave queries and keys as they are; `positions.rotate` in its place turns them."""
-    return x
-
-
 class MultiHeadAttention(nn.Module):
-    """Several heads in one pair of matrix products: one makes every query, key and value, one mixes the results.
+    """`n_head` heads in parallel and an output projection that mixes them (Vaswani et al. 2017, section 3.2.2).
 
-    The same as `n_head` copies of `Head` side by side, followed by a projection (Vaswani et al. 2017, section 3.2.2).
-    `rotate(x, positions)` turns queries and keys by their place before they meet; it does nothing unless given.
-    Raises ValueError when `n_head` does not divide `n_embd`.
+    One matrix holds the query, key and value projections of all heads. Raises ValueError when `n_head` does not divide
+    `n_embd`.
     """
 
-    def __init__(
-        self, n_embd: int, n_head: int, dropout: float = 0.0, causal: bool = True, rotate: Callable = unturned
-    ):
+    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, causal: bool = True):
         super().__init__()
         if n_embd % n_head:
-            raise ValueError(f"n_embd={n_embd} cannot be shared equally by n_head={n_head}: choose a multiple of it")
+            raise ValueError(f"n_embd={n_embd} is not a multiple of n_head={n_head}: every head needs as many channels")
         self.n_head = n_head
-        self.rotate = rotate
-        self.qkv = nn.Linear(n_embd, 3 * n_embd)
+        self.qkv_proj = Linear(n_embd, 3 * n_embd)
         self.attend = Attend(causal, dropout)
-        self.project = nn.Linear(n_embd, n_embd)
+        self.out_proj = Linear(n_embd, n_embd)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, past: LayerCache | NoCache = NO_CACHE) -> Tensor:
-        """x (B, T, C), at the positions after those that `past` holds -> (B, T, C)"""
-        q, k, v = self.qkv(x).chunk(3, dim=-1)  # each (B, T, C)
-        q, k, v = (split_heads(part, self.n_head) for part in (q, k, v))  # each (B, H, T, D)
-        positions = torch.arange(past.length, past.length + x.shape[-2], device=x.device)  # (T,)
-        q, k = self.rotate(q, positions), self.rotate(k, positions)
-        k, v = past.append(k, v)  # each (B, H, S, D): the S positions so far
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        rotation: tuple[Tensor, Tensor] | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """x (B, T, C) -> (B, T, C)
+
+        Self-attention, or cross-attention to `context` (B, S, C) where that is given (build it with causal=False).
+        `rotation` is the cosine and sine of `positions.rotation` for the T positions.
+        """
+        q, k, v = self.project(x, context)  # (B, T, C), (B, S, C), (B, S, C); S = T without a context
+        q, k, v = (split_heads(part, self.n_head) for part in (q, k, v))  # each (B, H, ..., D)
+        if rotation is not None:
+            q, k = rotate(q, *rotation), rotate(k, *rotation)
+        if cache is not None:
+            k, v = cache.append(k, v)  # each (B, H, S, D)
         heads = self.attend(q, k, v)  # (B, H, T, D)
-        return self.dropout(self.project(merge_heads(heads)))  # (B, T, C)
+        return self.dropout(self.out_proj(merge_heads(heads)))  # (B, T, C)
+
+    def project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
+        """Queries from x; keys and values from x too, or from `context`."""
+        if context is None:
+            return self.qkv_proj(x).chunk(3, dim=-1)
+        if self.attend.causal:
+            raise ValueError("a context has no order relative to x: build cross-attention with causal=False")
+        C, weight, bias = x.shape[-1], self.qkv_proj.weight, self.qkv_proj.bias
+        return F.linear(x, weight[:C], bias[:C]), *F.linear(context, weight[C:], bias[C:]).chunk(2, dim=-1)

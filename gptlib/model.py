@@ -1,94 +1,88 @@
-"""The model: blocks of attention and feed-forward on one residual path, from token ids to logits.
+"""GPT-2's architecture (Radford et al. 2019): pre-norm blocks on one residual stream, from token ids to logits.
 
-This is GPT-2's architecture (Radford et al. 2019): LayerNorm before each part, learned positions,
-tanh-approximated GELU, biases everywhere, and one matrix used both to embed tokens and to score them.
-The configuration can choose other positions.
+LayerNorm before each sublayer, learned positions, tanh-approximated GELU, biases, and one matrix that both embeds
+tokens and computes logits. The configuration can choose another position encoding.
 
 B batch · T positions · C channels (n_embd) · V vocabulary
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from gptlib.attention import MultiHeadAttention, unturned
-from gptlib.cache import NO_CACHE, Cache, LayerCache, NoCache
-from gptlib.positions import ENCODINGS, embedding, rotate
+from gptlib.attention import KVCache, Linear, MultiHeadAttention
+from gptlib.positions import rotation, sinusoid
+
+POSITION_ENCODINGS = ("learned", "sinusoidal", "rotary", "none")
 
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The sizes of a GPT. Raises ValueError when they cannot make a model.
-
-    >>> GPTConfig(vocab_size=65, context_length=128, n_layer=4, n_head=4, n_embd=128).n_embd
-    128
-    """
+    """The sizes of a GPT. Raises ValueError when no model can have them."""
 
     vocab_size: int
-    context_length: int  # the most positions that the model is made for; learned ones have no further row
+    context_length: int  # n_ctx, block_size: the most positions that the model is trained on
     n_layer: int
     n_head: int
     n_embd: int
     dropout: float = 0.0
-    positions: str = "learned"  # or "sinusoidal", "rotary", "none"
+    position_encoding: str = "learned"
 
     def __post_init__(self):
         for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1")
         if self.n_embd % self.n_head:
-            raise ValueError(
-                f"n_embd={self.n_embd} cannot be shared equally by n_head={self.n_head}: choose a multiple of it"
-            )
+            raise ValueError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
-        if self.positions not in ENCODINGS:
-            raise ValueError(f"positions must be one of {', '.join(ENCODINGS)}, got {self.positions!r}")
-        if self.positions == "sinusoidal" and self.n_embd % 2:
-            raise ValueError(f"sinusoidal positions pair the channels, and n_embd={self.n_embd} is odd: make it even")
-        if self.positions == "rotary" and self.n_embd // self.n_head % 2:
+            raise ValueError(f"dropout={self.dropout}: it must be at least 0 and below 1")
+        if self.position_encoding not in POSITION_ENCODINGS:
+            raise ValueError(f"position_encoding={self.position_encoding!r}: choose from {POSITION_ENCODINGS}")
+        paired = {"sinusoidal": self.n_embd, "rotary": self.n_embd // self.n_head}.get(self.position_encoding, 0)
+        if paired % 2:
             raise ValueError(
-                f"rotary positions pair a head's channels, and n_embd={self.n_embd} shared by n_head={self.n_head} "
-                f"gives each {self.n_embd // self.n_head}: choose sizes that give an even number"
+                f"{self.position_encoding} positions need an even number of channels, and n_embd={self.n_embd} with "
+                f"n_head={self.n_head} gives {paired}"
             )
 
 
 class FeedForward(nn.Module):
-    """What each position does on its own: widen four times, bend, narrow again (Vaswani et al. 2017, section 3.3)."""
+    """The MLP at each position: project up, activation function, project down (Vaswani et al. 2017, section 3.3)."""
 
     def __init__(self, n_embd: int, dropout: float = 0.0):
         super().__init__()
-        self.widen = nn.Linear(n_embd, 4 * n_embd)
-        self.gelu = nn.GELU(approximate="tanh")  # Hendrycks & Gimpel 2016; GPT-2 uses the tanh form
-        self.narrow = nn.Linear(4 * n_embd, n_embd)
+        self.up_proj = Linear(n_embd, 4 * n_embd)
+        self.activation = nn.GELU(approximate="tanh")  # Hendrycks & Gimpel 2016; GPT-2 uses the tanh form
+        self.down_proj = Linear(4 * n_embd, n_embd)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, C) -> (B, T, C)"""
-        return self.dropout(self.narrow(self.gelu(self.widen(x))))
+        return self.dropout(self.down_proj(self.activation(self.up_proj(x))))
 
 
 class Block(nn.Module):
-    """One layer: positions communicate, then each computes; both add to the residual path."""
+    """One layer: attention, then feed-forward; each is normalized before and added to the residual stream after."""
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, rotate: Callable = unturned):
+    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0):
         super().__init__()
         self.norm1 = nn.LayerNorm(n_embd)
-        self.attention = MultiHeadAttention(n_embd, n_head, dropout, rotate=rotate)
+        self.attention = MultiHeadAttention(n_embd, n_head, dropout)
         self.norm2 = nn.LayerNorm(n_embd)
         self.feed_forward = FeedForward(n_embd, dropout)
 
-    def forward(self, x: Tensor, past: LayerCache | NoCache = NO_CACHE) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None = None, cache: KVCache | None = None
+    ) -> Tensor:
         """x (B, T, C) -> (B, T, C)"""
-        x = x + self.attention(self.norm1(x), past)
+        x = x + self.attention(self.norm1(x), rotation=rotation, cache=cache)
         x = x + self.feed_forward(self.norm2(x))
         return x
 
 
 class GPT(nn.Module):
-    """Predicts the next token at every position.
+    """A decoder-only Transformer: logits of the next token at every position.
 
     >>> model = GPT(GPTConfig(vocab_size=65, context_length=8, n_layer=2, n_head=2, n_embd=16))
     >>> model(torch.zeros(1, 8, dtype=torch.long)).shape
@@ -97,69 +91,71 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        self.position_embedding = embedding(config.positions, config.context_length, config.n_embd)
-        self.dropout = nn.Dropout(config.dropout)
-        turn = rotate if config.positions == "rotary" else unturned
-        self.blocks = nn.Sequential(
-            *(Block(config.n_embd, config.n_head, config.dropout, turn) for _ in range(config.n_layer))
-        )
-        self.norm = nn.LayerNorm(config.n_embd)
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.head.weight = self.token_embedding.weight  # tied: Press & Wolf 2017
-        self.initialise()
+        self.config = c = config
+        self.token_embedding = nn.Embedding(c.vocab_size, c.n_embd)
+        if c.position_encoding == "learned":
+            self.position_embedding = nn.Embedding(c.context_length, c.n_embd)
+        self.dropout = nn.Dropout(c.dropout)
+        self.blocks = nn.ModuleList([Block(c.n_embd, c.n_head, c.dropout) for _ in range(c.n_layer)])
+        self.final_norm = nn.LayerNorm(c.n_embd)
+        self.lm_head = Linear(c.n_embd, c.vocab_size, bias=False)
+        self.lm_head.weight = self.token_embedding.weight  # tied: Press & Wolf 2017
+        self.init_weights()
 
-    def initialise(self) -> None:
-        """GPT-2's start: normal weights of deviation 0.02, zero biases, quieter outputs into the residual path.
+    def init_weights(self) -> None:
+        """GPT-2's: normal with standard deviation 0.02, zero biases, smaller where a block adds to the residual stream.
 
-        Each block adds to the path twice, so 2 * n_layer sums of equal variance would grow it by √(2 * n_layer).
+        There are 2 * n_layer such additions; each is scaled by 1 / √(2 * n_layer), so that their sum does not grow.
         """
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif parameter.ndim == 2:
-                into_path = name.endswith(("project.weight", "narrow.weight"))
-                nn.init.normal_(parameter, std=0.02 / (2 * self.config.n_layer) ** 0.5 if into_path else 0.02)
+                residual = name.endswith(("out_proj.weight", "down_proj.weight"))
+                nn.init.normal_(parameter, std=0.02 / (2 * self.config.n_layer) ** 0.5 if residual else 0.02)
 
-    def make_cache(self, batch_size: int, length: int | None = None) -> Cache:
-        """An empty cache for `batch_size` texts of up to `length` positions, the whole context by default.
-
-        Passed to `model(idx, cache)` again and again, each time with the tokens that are new, it spares the model the
-        old ones. It takes 2 · n_layer · batch_size · length · n_embd numbers. Raises ValueError for other sizes.
-        """
+    def make_cache(self, batch_size: int, length: int | None = None) -> list[KVCache]:
+        """An empty cache per layer for `batch_size` sequences of up to `length` positions (the context by default)."""
         c, like = self.config, self.token_embedding.weight
         length = c.context_length if length is None else length
         if batch_size < 1 or not 1 <= length <= c.context_length:
             raise ValueError(
-                f"a cache of {batch_size} texts and {length} positions cannot be: "
-                f"give at least one text and 1 to {c.context_length} positions"
+                f"no cache for {batch_size} sequences of {length} positions: give at least 1 sequence and "
+                f"1 to {c.context_length} positions"
             )
         shape = (batch_size, c.n_head, length, c.n_embd // c.n_head)
-        return Cache(c.n_layer, *shape, dtype=like.dtype, device=like.device)
+        return [KVCache(*shape, dtype=like.dtype, device=like.device) for _ in self.blocks]
 
-    def forward(self, idx: Tensor, cache: Cache | NoCache = NO_CACHE) -> Tensor:
-        """idx (B, T), the tokens after those that `cache` holds -> logits (B, T, V)
+    def forward(self, idx: Tensor, cache: list[KVCache] | None = None) -> Tensor:
+        """idx (B, T) -> logits (B, T, V); with a cache, idx are the tokens after those stored in it.
 
-        Raises ValueError for a text or an id that the model has no row for.
+        Raises ValueError when they do not fit the context, or for an id outside the vocabulary.
         """
-        check_ids(idx, cache.length, self.config)
-        positions = torch.arange(cache.length, cache.length + idx.shape[-1], device=idx.device)  # (T,)
-        x = self.dropout(self.token_embedding(idx) + self.position_embedding(positions))  # (B, T, C)
-        for block, past in zip(self.blocks, cache.layers):
-            x = block(x, past)  # (B, T, C)
-        return self.head(self.norm(x))  # (B, T, V)
+        c, start = self.config, cache[0].length if cache else 0
+        check_ids(idx, start, c)
+        positions = torch.arange(start, start + idx.shape[-1], device=idx.device)  # (T,)
+        x = self.token_embedding(idx)  # (B, T, C)
+        dtype, turn = torch.promote_types(x.dtype, torch.float32), None  # float16 is too coarse for large angles
+        if c.position_encoding == "learned":
+            x = x + self.position_embedding(positions)
+        elif c.position_encoding == "sinusoidal":  # scaled to the standard deviation of the token embedding
+            x = x + (0.02 * sinusoid(positions, c.n_embd, dtype)).to(x.dtype)
+        elif c.position_encoding == "rotary":
+            turn = rotation(positions, c.n_embd // c.n_head, dtype=dtype)
+        x = self.dropout(x)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, turn, cache[layer] if cache else None)  # (B, T, C)
+        return self.lm_head(self.final_norm(x))  # (B, T, V)
 
 
-def check_ids(idx: Tensor, read: int, config: GPTConfig) -> None:
-    """Raises ValueError when `idx`, after `read` tokens, passes the context, or holds an id outside the vocabulary."""
-    T = read + idx.shape[-1]
-    if config.positions == "learned" and T > config.context_length:
+def check_ids(idx: Tensor, start: int, config: GPTConfig) -> None:
+    """Raises ValueError when `idx`, after `start` positions, exceeds the context, or holds no ids of the vocabulary."""
+    if config.position_encoding == "learned" and start + idx.shape[-1] > config.context_length:
         raise ValueError(
-            f"{T} tokens do not fit the model's context of {config.context_length}: "
-            f"pass the last ones, idx[:, -{config.context_length}:]" + (", with an empty cache" if read else "")
+            f"{start + idx.shape[-1]} tokens do not fit the model's context of {config.context_length}: "
+            f"pass the last ones, idx[:, -{config.context_length}:]" + (", with an empty cache" if start else "")
         )
-    # Looking at the ids on a GPU would make the processor wait for it at every step; there PyTorch itself stops.
+    # On a GPU, PyTorch checks the ids itself; looking at them here would make the CPU wait for the GPU at every step.
     if idx.device.type == "cpu" and idx.numel() and not (0 <= idx.min() and idx.max() < config.vocab_size):
         wrong = idx[(idx < 0) | (idx >= config.vocab_size)][0].item()
         raise ValueError(
