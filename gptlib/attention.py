@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gptlib.positions import rotate
+from gptlib.positions import Rotation, rotate
 
 
 def causal_mask(T: int, S: int, device: torch.device | None = None) -> Tensor:
@@ -27,7 +27,7 @@ def causal_mask(T: int, S: int, device: torch.device | None = None) -> Tensor:
 def attention_weights(q: Tensor, k: Tensor, causal: bool = True) -> Tensor:
     """softmax(q kᵀ / √D), with the future masked when `causal` (Vaswani et al. 2017, equation 1).
 
-    q (..., T, D), k (..., S, D) -> (..., T, S); every row sums to 1. The queries belong to the last T of the S positions.
+    q (..., T, D), k (..., S, D) -> (..., T, S); rows sum to 1. The queries belong to the last T of S positions.
 
     >>> attention_weights(torch.zeros(2, 4), torch.zeros(2, 4))
     tensor([[1.0000, 0.0000],
@@ -59,13 +59,10 @@ class Attend(nn.Module):
 
 
 class KVCache:
-    """The keys and values of one layer for the positions processed so far; `shape` is (..., capacity, D).
-
-    All of the memory is allocated at the start, so that nothing is copied as the text grows.
-    """
+    """The keys and values of one layer for the positions processed so far; `shape` is (..., capacity, D)."""
 
     def __init__(self, *shape: int, dtype: torch.dtype | None = None, device: torch.device | None = None):
-        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)  # all at once: nothing is copied as the text grows
         self.values = torch.empty_like(self.keys)
         self.length = 0  # positions stored
 
@@ -79,8 +76,8 @@ class KVCache:
         start, end = self.length, self.length + k.shape[-2]
         if self.keys[..., start:end, :].shape != k.shape:
             raise ValueError(
-                f"keys of shape {tuple(k.shape)} do not fit a cache of shape {tuple(self.keys.shape)} with {start} "
-                "positions stored: make it for as many sequences and positions as you need, or clear it"
+                f"keys of shape {tuple(k.shape)} do not fit a cache of shape {tuple(self.keys.shape)} that stores "
+                f"{start} positions: make it larger, or clear it"
             )
         if k.requires_grad:
             raise ValueError("a cache stores no gradients: call the model under torch.no_grad(), or without a cache")
@@ -95,10 +92,10 @@ class KVCache:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, faster on a CPU where a large matrix meets at most four rows, as it does when a text is generated.
+    """`nn.Linear`, faster where a CPU multiplies a large W with at most four rows, as in decoding.
 
-    Decoding is limited by how fast the weights are read from memory. Written as (W xᵀ)ᵀ, the same product reads a large
-    W in the order in which it is stored; a single row is doubled, since one column alone takes another, slower routine.
+    Decoding is limited by reading W from memory, and (W xᵀ)ᵀ reads it in the order in which it is stored. A single row
+    is doubled: the routine for a single column is slower.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,8 +139,7 @@ def merge_heads(x: Tensor) -> Tensor:
 class MultiHeadAttention(nn.Module):
     """`n_head` heads in parallel and an output projection that mixes them (Vaswani et al. 2017, section 3.2.2).
 
-    One matrix holds the query, key and value projections of all heads. Raises ValueError when `n_head` does not divide
-    `n_embd`.
+    One matrix holds the query, key and value projections of all heads.
     """
 
     def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, causal: bool = True):
@@ -161,13 +157,12 @@ class MultiHeadAttention(nn.Module):
         x: Tensor,
         context: Tensor | None = None,
         *,
-        rotation: tuple[Tensor, Tensor] | None = None,
+        rotation: Rotation | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
         """x (B, T, C) -> (B, T, C)
 
-        Self-attention, or cross-attention to `context` (B, S, C) where that is given (build it with causal=False).
-        `rotation` is the cosine and sine of `positions.rotation` for the T positions.
+        Cross-attention to `context` (B, S, C) where that is given. `rotation` is what `positions.rotation` returns.
         """
         q, k, v = self.project(x, context)  # (B, T, C), (B, S, C), (B, S, C); S = T without a context
         q, k, v = (split_heads(part, self.n_head) for part in (q, k, v))  # each (B, H, ..., D)

@@ -1,91 +1,86 @@
-"""Checkpoints: everything that a training run needs to go on as if it had never stopped.
+"""Checkpoints: everything that a training run needs in order to continue as if it had never stopped.
 
-A checkpoint belongs to one run on its way; a finished model to keep or share is written by `pretrained.save`.
+A checkpoint belongs to one run; a finished model to keep or share is written by `pretrained.save`.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from gptlib.files import check_file, write_whole
-
-
-@dataclass
-class History:
-    """What a training run measured, in nats a token."""
-
-    train: list[float] = field(default_factory=list)  # each step's batch, before the step
-    val: list[tuple[int, float]] = field(default_factory=list)  # (steps done, loss on the validation text)
-    interrupted: bool = False
-    seconds: float = field(default=0.0, compare=False)
+from gptlib.files import atomic_write, check_writable
+from gptlib.training import History, Run
 
 
-def save_checkpoint(
-    path: str | Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    settings: dict,
-    history: History,
-) -> None:
-    """Write the whole state of a run to `path`, or nothing; raises OSError when there is no room or no such folder."""
+class Saver:
+    """An `on_step` callback that writes a checkpoint to `path` every `every` steps and at the end, atomically.
+
+    `every` is the run's `eval_every` unless given. With `resume=True` the run first continues from `path`, bit for bit;
+    the settings must be the same. Raises OSError at once when `path` cannot be written.
+
+        train(model, ids, steps=5000, on_step=Saver("run.checkpoint", resume=Path("run.checkpoint").exists()))
+    """
+
+    def __init__(self, path: str | Path, every: int | None = None, resume: bool = False):
+        self.path, self.every, self.resume = Path(path), every, resume
+        check_writable(self.path)
+
+    def __call__(self, run: Run) -> None:
+        done = len(run.history.train)
+        if self.resume:
+            load(self.path, run)
+            self.resume = False
+        elif done and not run.history.interrupted and (
+            done % (self.every or run.settings["eval_every"]) == 0 or done == run.steps
+        ):  # fmt: skip
+            save(self.path, run)
+
+
+def save(path: Path, run: Run) -> None:
+    """Write the state of the run, unless its parameters are no longer finite: then the last good checkpoint stays."""
+    model = getattr(run.model, "_orig_mod", run.model)  # what torch.compile has wrapped
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        return
     state = {
         "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "batches": generator.get_state(),
+        "optimizer": run.optimizer.state_dict(),
+        "batches": run.generator.get_state(),
         "dropout": torch.get_rng_state(),
         "dropout on GPUs": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "settings": settings,
-        "history": asdict(history),
+        "settings": run.settings,
+        "history": asdict(run.history),
     }
-    check_file(path)
-    write_whole(path, lambda new: torch.save(state, new))
+    atomic_write(path, lambda new: torch.save(state, new))
+    run.checkpoint = path
 
 
-def load_checkpoint(
-    path: str | Path | None,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    settings: dict,
-) -> History:
-    """Put a run back to where `path` left it, random generators included, and return its history.
+def load(path: Path, run: Run) -> None:
+    """Put the run into the state that `path` holds. Only tensors and plain values are read: no code is run.
 
-    Only tensors and plain values are read: a file that asks for code to be run is refused.
-    Raises FileNotFoundError, or ValueError when the file is damaged or belongs to another model or other settings;
-    then nothing has been changed.
+    Raises FileNotFoundError, or ValueError when the file is damaged or belongs to another run; then nothing is changed.
     """
-    if path is None or not Path(path).is_file():
+    if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path} to resume from: start with resume=False")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         found, weights, history = dict(state["settings"]), dict(state["model"]), History(**state["history"])
-    except Exception as error:  # there is no saying what a damaged file makes its reader raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{path} is not a whole checkpoint of this package ({reason}): start again with resume=False"
-        ) from error
-    for name, value in settings.items():
-        if found.get(name) != value:
-            raise ValueError(
-                f"{path} belongs to another run: its {name} is {found.get(name)}, here it is {value}. "
-                "Give the same settings, or start again with resume=False"
-            )
+    except Exception as error:  # a damaged file can raise anything
+        raise ValueError(f"{path} is not a complete checkpoint of gptlib ({error!r:.200}): use resume=False") from error
+    model = getattr(run.model, "_orig_mod", run.model)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in sorted(shapes.keys() | weights.keys()):
-        there = tuple(weights[name].shape) if name in weights else None
-        if shapes.get(name) != there:
-            raise ValueError(
-                f"{path} belongs to another model: its {name} has shape {there}, here it is {shapes.get(name)}. "
-                "Build the model with the same configuration"
-            )
+    there = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for what, ours, theirs in [("run", run.settings, found), ("model", shapes, there)]:
+        for name in sorted(ours.keys() | theirs.keys()):
+            if ours.get(name) != theirs.get(name):
+                raise ValueError(
+                    f"{path} belongs to another {what}: its {name} is {theirs.get(name)}, here it is {ours.get(name)}. "
+                    "Use the same settings and configuration, or start with resume=False"
+                )
     model.load_state_dict(weights)
-    optimizer.load_state_dict(state["optimizer"])
-    generator.set_state(state["batches"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.generator.set_state(state["batches"])
     torch.set_rng_state(state["dropout"])
     if state["dropout on GPUs"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["dropout on GPUs"])
-    history.interrupted = False
-    return history
+    vars(run.history).update(vars(history), interrupted=False)
+    run.checkpoint = path

@@ -1,7 +1,4 @@
-"""Live progress: what training shows while it runs, and nothing that it needs.
-
-In a notebook the loss curve itself grows over its baselines; in a terminal a bar runs.
-"""
+"""Live progress: what training shows while it runs. In a notebook the loss curve grows; in a terminal a bar moves."""
 
 import sys
 import time
@@ -10,16 +7,19 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from gptlib import plot
-from gptlib.checkpoint import History
+from gptlib.training import History, Run
 
 
-def choose(steps: int, baselines: dict[str, float] | None = None) -> "Curve | Bar":
-    """The progress display that fits the place where this runs."""
-    return Curve(steps, baselines) if in_notebook() else Bar(steps)
+def progress(baselines: dict[str, float] | None = None) -> "Curve | Bar":
+    """An `on_step` callback that fits where this runs; a notebook's curve is drawn over the `baselines`.
+
+    train(model, train_ids, val_ids, steps=1000, on_step=live.progress(baselines))
+    """
+    return Curve(baselines) if in_notebook() else Bar()
 
 
 def in_notebook() -> bool:
-    """Whether pictures can be shown and changed in place: Jupyter and Colab, not a terminal."""
+    """Whether pictures can be shown and updated in place: in Jupyter and Colab, not in a terminal."""
     if "IPython" not in sys.modules:
         return False
     from IPython import get_ipython
@@ -28,7 +28,7 @@ def in_notebook() -> bool:
 
 
 def summary(history: History, steps: int) -> str:
-    """One line: how far, how good, how long still.
+    """One line: steps done, validation loss, time left.
 
     >>> summary(History(train=[4.0] * 20, val=[(0, 4.17)], seconds=1.0), steps=100)
     'step 20 of 100 · validation loss 4.17 · about 4 s left'
@@ -41,7 +41,7 @@ def summary(history: History, steps: int) -> str:
         parts.append("interrupted")
     elif done == steps:
         parts.append(f"{history.seconds:.0f} s")
-    elif done > 10:  # the first steps tell little about the others
+    elif done > 10:  # the first steps are slower
         parts.append(f"about {history.seconds / done * (steps - done):.0f} s left")
     return " · ".join(parts)
 
@@ -49,35 +49,35 @@ def summary(history: History, steps: int) -> str:
 class Bar:
     """A tqdm bar for a terminal."""
 
-    def __init__(self, steps: int):
-        self.bar = tqdm(total=steps, unit="step")
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
 
-    def __call__(self, history: History) -> None:
-        if history.val:
-            self.bar.set_postfix_str(f"validation loss {history.val[-1][1]:.3f}", refresh=False)
-        self.bar.update(len(history.train) - self.bar.n)
-        if history.interrupted or len(history.train) == self.bar.total:
+    def __call__(self, run: Run) -> None:
+        self.bar = self.bar or tqdm(total=run.steps, unit="step")
+        if run.history.val:
+            self.bar.set_postfix_str(f"validation loss {run.history.val[-1][1]:.3f}", refresh=False)
+        self.bar.update(len(run.history.train) - self.bar.n)
+        if run.history.interrupted or len(run.history.train) == run.steps:
             self.bar.close()
 
 
 class Curve:
-    """The loss curve, drawn again in place every few seconds: drawing takes a twentieth of the time at most."""
+    """The loss curve, redrawn in place every few seconds; drawing takes at most a twentieth of the time."""
 
-    def __init__(self, steps: int, baselines: dict[str, float] | None):
-        self.steps = steps
+    def __init__(self, baselines: dict[str, float] | None):
         self.baselines = baselines
         self.handle = None
         self.next_drawing = -float("inf")
 
-    def __call__(self, history: History) -> None:
-        finished = history.interrupted or len(history.train) == self.steps
-        began = time.monotonic()
-        if began < self.next_drawing and not finished:
+    def __call__(self, run: Run) -> None:
+        finished = run.history.interrupted or len(run.history.train) == run.steps
+        start = time.monotonic()
+        if not run.history.train or start < self.next_drawing and not finished:
             return
+        line = summary(run.history, run.steps)
         figure = Figure(figsize=(7, 4), layout="constrained")
-        ax = plot.loss_curve(history, self.baselines, steps=self.steps, ax=figure.subplots())
-        ax.set_title(summary(history, self.steps))
-        picture = plot.Picture(figure, f"Loss curve: {summary(history, self.steps)}.")
+        plot.loss_curve(run.history, self.baselines, steps=run.steps, ax=figure.subplots()).set_title(line)
+        picture = plot.Picture(figure, f"Loss curve: {line}.")
         if self.handle is None:
             from IPython.display import display
 
@@ -85,4 +85,4 @@ class Curve:
         else:
             self.handle.update(picture)
         now = time.monotonic()
-        self.next_drawing = now + max(2, 20 * (now - began))
+        self.next_drawing = now + max(2, 20 * (now - start))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gptlib.attention import KVCache, Linear, MultiHeadAttention
-from gptlib.positions import rotation, sinusoid
+from gptlib.positions import Rotation, rotation, sinusoid
 
 POSITION_ENCODINGS = ("learned", "sinusoidal", "rotary", "none")
 
@@ -41,10 +41,7 @@ class GPTConfig:
             raise ValueError(f"position_encoding={self.position_encoding!r}: choose from {POSITION_ENCODINGS}")
         paired = {"sinusoidal": self.n_embd, "rotary": self.n_embd // self.n_head}.get(self.position_encoding, 0)
         if paired % 2:
-            raise ValueError(
-                f"{self.position_encoding} positions need an even number of channels, and n_embd={self.n_embd} with "
-                f"n_head={self.n_head} gives {paired}"
-            )
+            raise ValueError(f"{self.position_encoding} positions pair channels, and {paired} is odd: change n_embd")
 
 
 class FeedForward(nn.Module):
@@ -72,9 +69,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(n_embd)
         self.feed_forward = FeedForward(n_embd, dropout)
 
-    def forward(
-        self, x: Tensor, rotation: tuple[Tensor, Tensor] | None = None, cache: KVCache | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, rotation: Rotation | None = None, cache: KVCache | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, C)"""
         x = x + self.attention(self.norm1(x), rotation=rotation, cache=cache)
         x = x + self.feed_forward(self.norm2(x))
@@ -82,12 +77,7 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A decoder-only Transformer: logits of the next token at every position.
-
-    >>> model = GPT(GPTConfig(vocab_size=65, context_length=8, n_layer=2, n_head=2, n_embd=16))
-    >>> model(torch.zeros(1, 8, dtype=torch.long)).shape
-    torch.Size([1, 8, 65])
-    """
+    """A decoder-only Transformer: logits of the next token at every position."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -105,7 +95,7 @@ class GPT(nn.Module):
     def init_weights(self) -> None:
         """GPT-2's: normal with standard deviation 0.02, zero biases, smaller where a block adds to the residual stream.
 
-        There are 2 * n_layer such additions; each is scaled by 1 / √(2 * n_layer), so that their sum does not grow.
+        The 2 * n_layer additions are scaled by 1 / √(2 * n_layer), so that their sum does not grow with depth.
         """
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -119,10 +109,7 @@ class GPT(nn.Module):
         c, like = self.config, self.token_embedding.weight
         length = c.context_length if length is None else length
         if batch_size < 1 or not 1 <= length <= c.context_length:
-            raise ValueError(
-                f"no cache for {batch_size} sequences of {length} positions: give at least 1 sequence and "
-                f"1 to {c.context_length} positions"
-            )
+            raise ValueError(f"no cache can hold {batch_size} × {length} positions: the context is {c.context_length}")
         shape = (batch_size, c.n_head, length, c.n_embd // c.n_head)
         return [KVCache(*shape, dtype=like.dtype, device=like.device) for _ in self.blocks]
 

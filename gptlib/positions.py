@@ -6,6 +6,7 @@ T positions · C channels (n_embd) · D channels per head
 import torch
 from torch import Tensor
 
+Rotation = tuple[Tensor, Tensor]  # cosines and sines
 BASE = 10_000.0  # the slowest pair of channels turns once in about 2π · BASE positions
 
 
@@ -32,9 +33,7 @@ def sinusoid(positions: Tensor, n_embd: int, dtype: torch.dtype = torch.float32)
     return torch.stack([a.sin(), a.cos()], dim=-1).flatten(-2)
 
 
-def rotation(
-    positions: Tensor, head_size: int, base: float = BASE, dtype: torch.dtype = torch.float32
-) -> tuple[Tensor, Tensor]:
+def rotation(positions: Tensor, head_size: int, base: float = BASE, dtype: torch.dtype = torch.float32) -> Rotation:
     """The cosine and the sine of each angle, for `rotate`: positions (T,) -> two tensors (T, D / 2)."""
     a = angles(positions, head_size, base, dtype)
     return a.cos(), a.sin()

@@ -1,11 +1,12 @@
-"""Probe: see inside a model from outside. The model runs its fast path and holds no trace of being watched.
+"""Probe: look inside a model from outside, with hooks. The model itself has no code for it and pays nothing.
 
-B batch · T positions · H heads · D channels a head
+B batch · T positions · H heads · C channels
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
+import torch
 from torch import Tensor, nn
 
 from gptlib.attention import Attend, attention_weights
@@ -13,32 +14,70 @@ from gptlib.attention import Attend, attention_weights
 
 @contextmanager
 def attention(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Record the attention weights of every layer during one forward pass of `model`.
+    """Record the attention weights of every layer during the latest forward pass of `model`.
 
-    Yields a list that the forward pass fills: one tensor (B, H, T, T) for each layer, first layer first; (B, T, T)
-    for a single `Head`. A pass that reads on from a cache of S positions fills it with the rows of its T new ones,
-    (B, H, T, S + T). A second forward pass starts the list anew. The weights are computed from the queries and
-    keys that reach the attention core, on their way; dropout on the weights is not part of them. On leaving, by an
-    error too, every hook is removed. Raises ValueError when the model has no attention to watch.
+    Yields a list that the forward pass fills: one tensor (B, H, T, T) per layer, first layer first; (B, T, T) for a
+    single `Head`; (B, H, T, S + T) after a cache of S positions. They are computed from the queries and keys, without
+    dropout. Raises ValueError when the model has no attention.
 
         with probe.attention(model) as maps:
             model(idx)
         maps[0]  # (B, H, T, T)
     """
-    cores = [module for module in model.modules() if isinstance(module, Attend)]
-    if not cores:
-        raise ValueError(f"{type(model).__name__} has no attention to watch: it must use gptlib's Attend")
-    maps: list[Tensor] = []
-
-    def record(core: Attend, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        q, k, v = inputs
-        if core is cores[0]:
-            maps.clear()
-        maps.append(attention_weights(q.detach(), k.detach(), core.causal))
-
-    hooks = [core.register_forward_hook(record) for core in cores]
-    try:
+    with _recording(
+        model, Attend, lambda core, qkv, out: attention_weights(qkv[0].detach(), qkv[1].detach(), core.causal)
+    ) as maps:
         yield maps
+
+
+@contextmanager
+def record(model: nn.Module, kind: type[nn.Module]) -> Iterator[list[Tensor]]:
+    """Record the output of every module of this `kind` during the latest forward pass, in the order of the model.
+
+    with probe.record(model, Block) as residual:
+        model(idx)
+    residual[-1]  # (B, T, C): the residual stream after the last block
+    """
+    with _recording(model, kind, lambda module, inputs, out: out.detach()) as outputs:
+        yield outputs
+
+
+@contextmanager
+def patch(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Replace the output of `module` by `change(output)` in every forward pass inside; the input stays as it is.
+
+    with probe.patch(model.blocks[2].attention, torch.zeros_like):
+        model(idx)  # without what this layer's attention adds to the residual stream
+    """
+    hook = module.register_forward_hook(lambda module, inputs, out: change(out))
+    try:
+        with _eager():
+            yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
+
+
+@contextmanager
+def _recording(model: nn.Module, kind: type[nn.Module], value: Callable) -> Iterator[list[Tensor]]:
+    modules = [module for module in model.modules() if isinstance(module, kind)]
+    if not modules:
+        raise ValueError(f"{type(model).__name__} contains no {kind.__name__} to record")
+    found: list[Tensor] = []
+
+    def hook(module: nn.Module, inputs: tuple, out: Tensor) -> None:
+        if module is modules[0]:
+            found.clear()
+        found.append(value(module, inputs, out))
+
+    hooks = [module.register_forward_hook(hook) for module in modules]
+    try:
+        with _eager():
+            yield found
+    finally:
+        for one in hooks:
+            one.remove()
+
+
+def _eager():
+    """A compiled model would skip new hooks: inside, `torch.compile` has no effect (from PyTorch 2.6 on)."""
+    return torch.compiler.set_stance("force_eager") if hasattr(torch.compiler, "set_stance") else nullcontext()
