@@ -3,15 +3,10 @@
 text to batches → bigram → attention → blocks → GPT; then training it, drawing text from it, looking inside.
 """
 
-from gptlib import bigram, data, plot, positions, pretrained, probe, training
-from gptlib.tokenizers import BPETokenizer, CharTokenizer, WordTokenizer
-from gptlib.data import batch, load, split
-from gptlib.bigram import BigramLM, NGram
-from gptlib.attention import Head, MultiHeadAttention, attention_weights, merge_heads, split_heads
-from gptlib.cache import Cache, LayerCache
-from gptlib.model import GPT, Block, FeedForward, GPTConfig
-from gptlib.sampling import complete, distribution, generate, keep_top_k, keep_top_p, stream
-from gptlib.rows import few_rows
-from gptlib.training import evaluate, train
+from gptlib import bpe, data, files, ngram
+from gptlib.tokenizers import CharTokenizer, WordTokenizer
+from gptlib.bpe import BPETokenizer
+from gptlib.data import get_batch, load_text, train_val_split
+from gptlib.ngram import BigramLM, NGram
 
 __version__ = "0.1.0"
