@@ -206,7 +206,7 @@ class BPETokenizer:
 
     @classmethod
     def load(cls, path: str | Path, special_tokens: Iterable[str] | None = None) -> "BPETokenizer":
-        """Read the file of merges at `path`, and the special tokens from the `vocab.json` or `tokenizer.json` beside it.
+        """Read the merges at `path`, and the special tokens from the `vocab.json` or `tokenizer.json` beside it.
 
         Raises ValueError for a damaged file, and when ids could be wrong: without either file (unless it is GPT-2's,
         or `special_tokens` are given), or when the ids in that file are not in the order bytes, merges, special tokens.

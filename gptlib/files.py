@@ -23,9 +23,7 @@ def read_verified(path: Path, sha256: str) -> bytes:
         raise FileNotFoundError(f"{path} is missing: restore it (git checkout {path})")
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise ValueError(
-            f"{path} differs from the file that the course was written with: restore it (git checkout {path})"
-        )
+        raise ValueError(f"{path} differs from the file of the course: restore it (git checkout {path})")
     return content
 
 
@@ -49,7 +47,7 @@ def atomic_write(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Raises IsADirectoryError, FileNotFoundError (no such folder) or PermissionError if no file can be written there."""
+    """Raises IsADirectoryError, FileNotFoundError (no such folder) or PermissionError if `path` cannot be written."""
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name a file in it, such as {path / 'name'}")

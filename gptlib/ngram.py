@@ -60,6 +60,15 @@ def _as_array(ids, vocab_size: int, at_least: int) -> np.ndarray:
     return ids.astype(np.int64)
 
 
+def _index(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where each wanted key is among the sorted `keys`, which hold them all: by a table where one is small enough."""
+    if keys[-1] > 2**25:
+        return np.searchsorted(keys, wanted)
+    table = np.empty(keys[-1] + 1, dtype=np.int64)
+    table[keys] = np.arange(len(keys))
+    return table[wanted]
+
+
 def _find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where each wanted key is among the sorted `keys`, and whether it is there at all."""
     index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
@@ -152,12 +161,13 @@ class NGram:
             start = min(k + 1, self.order - 1)
             oldest = ids[start - k : len(ids) - k] if k else 0
             keys = oldest * n_contexts + index[start - len(ids) :]
-            contexts, index = np.unique(keys, return_inverse=True)
-            n_contexts = len(contexts)
-            grams, which, counts = np.unique(index * V + ids[start:], return_inverse=True, return_counts=True)
+            contexts = np.unique(keys)
+            n_contexts, index = len(contexts), _index(contexts, keys)
+            grams = index * V + ids[start:]
             if k < self.order - 1:  # count different left neighbors, not occurrences
-                different = np.unique(ids[start - k - 1 : len(ids) - k - 1] * len(grams) + which)
-                counts = np.bincount(different % len(grams))
+                left = ids[start - k - 1 : len(ids) - k - 1]
+                grams = np.unique(left * (n_contexts * V) + grams) % (n_contexts * V)
+            grams, counts = np.unique(grams, return_counts=True)
             self.levels.append(_kneser_ney(contexts, grams, counts, V))
         return self
 

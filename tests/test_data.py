@@ -59,7 +59,7 @@ def test_an_altered_text_is_noticed(name, own_data):
     path = own_data / data.TEXTS[name][0]
     assert data.load_text(name)
     path.write_bytes(path.read_bytes().replace(b"the", b"teh", 1))
-    with pytest.raises(ValueError, match=f"{path.name} differs from the file that the course was written with"):
+    with pytest.raises(ValueError, match=f"{path.name} differs from the file of the course"):
         data.load_text(name)
     assert "teh" in data.load_text(path)  # under its path it is a text like any other
     path.unlink()
