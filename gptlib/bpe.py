@@ -165,7 +165,7 @@ class BPETokenizer:
             if left not in id_of or right not in id_of or left + right in id_of:
                 raise ValueError(
                     f"merge {rank} (line {rank + 2} of a file) joins {left!r} and {right!r}: each must be a byte or "
-                    "the result of an earlier merge, and the result must be new. Keep all merges in the order of training"
+                    "the result of an earlier merge, and the result must be new. Keep all merges in order"
                 )
             self._ranks[id_of[left], id_of[right]] = rank
             id_of[left + right] = len(self.vocabulary)
