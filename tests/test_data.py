@@ -1,13 +1,13 @@
 """Texts, the split and batches, against plain slices."""
 
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-import gptlib
-from gptlib import data
+from gptlib import BPETokenizer, CharTokenizer, WordTokenizer, data, files, ngram
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -23,26 +23,26 @@ def seeded(seed):
     "name, file", [("shakespeare", "tinyshakespeare.txt")] + [(n, f"speeches/{n}.txt") for n in list(data.TEXTS)[1:]]
 )
 def test_a_named_text_is_its_file(name, file):
-    assert data.load(name).encode("utf-8") == (DATA / file).read_bytes()
+    assert data.load_text(name).encode("utf-8") == (DATA / file).read_bytes()
 
 
 def test_any_utf8_file_is_read_as_it_is(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_bytes("¿Qué?\r\n東京\n".encode())
-    assert data.load(path) == data.load(str(path)) == "¿Qué?\r\n東京\n"
+    assert data.load_text(path) == data.load_text(str(path)) == "¿Qué?\r\n東京\n"
 
 
 def test_a_missing_file_and_what_to_do(tmp_path):
     for wrong in ("shakespear", tmp_path, tmp_path / "none.txt"):
-        with pytest.raises(FileNotFoundError, match="give a path to a file, or one of shakespeare, lincoln"):
-            data.load(wrong)
+        with pytest.raises(FileNotFoundError, match="there is no file .*shakespeare, lincoln"):
+            data.load_text(wrong)
 
 
 def test_a_file_that_is_not_utf8_and_where(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes("caf\xe9 au lait".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin.txt is not UTF-8: byte 3 \(0xe9\).*Save it as UTF-8"):
-        data.load(path)
+    with pytest.raises(ValueError, match=r"latin.txt is not UTF-8: byte 3 .*0xe9"):
+        data.load_text(path)
 
 
 @pytest.fixture
@@ -57,26 +57,84 @@ def own_data(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", data.TEXTS)
 def test_an_altered_text_is_noticed(name, own_data):
     path = own_data / data.TEXTS[name][0]
-    assert data.load(name)
+    assert data.load_text(name)
     path.write_bytes(path.read_bytes().replace(b"the", b"teh", 1))
-    with pytest.raises(ValueError, match=f"{path.name} is not the file that the course was written with: restore it"):
-        data.load(name)
-    assert "teh" in data.load(path)  # under its path it is a text like any other
+    with pytest.raises(ValueError, match=f"{path.name} differs from the file of the course"):
+        data.load_text(name)
+    assert "teh" in data.load_text(path)  # under its path it is a text like any other
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=f"{path.name} is missing from the course's data: restore it"):
-        data.load(name)
+    with pytest.raises(FileNotFoundError, match=f"{path.name} is missing"):
+        data.load_text(name)
 
 
-def test_the_data_folder_is_found_from_a_notebook_and_from_the_root(tmp_path, monkeypatch):
+def test_the_data_folder_is_beside_the_package_or_where_the_environment_says(tmp_path, monkeypatch):
     monkeypatch.delenv("GPTLIB_DATA", raising=False)
-    assert data.folder().resolve() == DATA  # beside the package, wherever one stands
-    monkeypatch.setattr(gptlib.files, "__file__", str(tmp_path / "elsewhere" / "gptlib" / "files.py"))
-    for place, found in [(DATA.parent, "data"), (DATA.parent / "tests", "../data")]:  # installed without its data
-        monkeypatch.chdir(place)
-        assert data.folder() == Path(found)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="set GPTLIB_DATA"):
-        data.folder()
+    assert files.data_dir().resolve() == DATA
+    monkeypatch.setenv("GPTLIB_DATA", str(tmp_path))
+    assert files.data_dir() == tmp_path
+    monkeypatch.setenv("GPTLIB_DATA", str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match="none.*GPTLIB_DATA"):
+        files.data_dir()
+
+
+def test_a_byte_order_mark_is_dropped_from_the_start_alone(tmp_path):
+    (tmp_path / "bom.txt").write_bytes(b"\xef\xbb\xbfa\xef\xbb\xbf\r\n")
+    assert data.load_text(tmp_path / "bom.txt") == "a\ufeff\r\n"
+
+
+TEXTS_OF_LEARNERS = {"CRLF": "one line\r\nand $ two\r\n", "BOM": "\ufeffa b c d\n", "one line": "abc abd ",
+                     "Chinese": "東京は日本の首都です。", "emoji": "👩‍🚀 flies $x$ 😀 "}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", TEXTS_OF_LEARNERS)
+@pytest.mark.parametrize("kind", [CharTokenizer, WordTokenizer, lambda text: BPETokenizer.train(text, 262)])
+def test_any_text_goes_all_the_way_to_baselines(name, kind, tmp_path):
+    (tmp_path / "mine.txt").write_bytes((TEXTS_OF_LEARNERS[name] * 30 + "Ω").encode())
+    text = data.load_text(tmp_path / "mine.txt")
+    tokenizer = kind(text)
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text and not text.startswith("\ufeff")
+    losses = ngram.baselines(*data.train_val_split(ids), tokenizer.vocab_size)
+    assert all(map(math.isfinite, losses.values()))  # the last character is in the validation set alone
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_a_file_is_replaced_atomically(tmp_path):
+    path = tmp_path / "file"
+    files.atomic_write(path, lambda new: new.write_text("old"))
+    (tmp_path / "link").symlink_to(path)
+    for error in (KeyboardInterrupt, OSError("full"), RuntimeError("full")):
+
+        def fail(new, error=error):
+            new.write_text("half")
+            raise error
+
+        with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else OSError):
+            files.atomic_write(path, fail)
+        assert path.read_text() == "old"
+    files.atomic_write(tmp_path / "link", lambda new: new.write_text("new"))
+    assert path.read_text() == "new" and (tmp_path / "link").is_symlink()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path, monkeypatch):
+    files.check_writable(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(IsADirectoryError):
+        files.check_writable(tmp_path)
+    with pytest.raises(FileNotFoundError, match="none"):
+        files.check_writable(tmp_path / "none" / "file")
+
+    def refuse(dir):
+        raise OSError("read-only file system")
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(PermissionError, match="read-only"):
+        files.check_writable(tmp_path / "file")
 
 
 # ---------------------------------------------------------------- the split
@@ -85,7 +143,7 @@ def test_the_data_folder_is_found_from_a_notebook_and_from_the_root(tmp_path, mo
 @pytest.mark.parametrize("fraction", [0.9, 0.5, 1.0])
 def test_the_split_is_one_cut(fraction):
     ids = list(range(1003))
-    train_ids, val_ids = data.split(ids, fraction)
+    train_ids, val_ids = data.train_val_split(ids, fraction)
     cut = int(fraction * 1003)
     assert train_ids.tolist() == ids[:cut] and val_ids.tolist() == ids[cut:]
     assert train_ids.dtype == val_ids.dtype == torch.long
@@ -93,20 +151,20 @@ def test_the_split_is_one_cut(fraction):
 
 def test_nine_tenths_by_default_from_a_list_or_a_tensor():
     for ids in ([5] * 40, torch.full((40,), 5), torch.full((40,), 5, dtype=torch.int32)):
-        train_ids, val_ids = data.split(ids)
+        train_ids, val_ids = data.train_val_split(ids)
         assert (len(train_ids), len(val_ids)) == (36, 4)
 
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.1, 90])
 def test_a_fraction_outside_0_to_1(fraction):
     with pytest.raises(ValueError, match="train_fraction must be above 0 and at most 1"):
-        data.split([1, 2, 3], fraction)
+        data.train_val_split([1, 2, 3], fraction)
 
 
 def test_an_empty_text_cannot_be_split():
     for nothing in ([], torch.tensor([])):
         with pytest.raises(ValueError, match="the text is empty"):
-            data.split(nothing)
+            data.train_val_split(nothing)
 
 
 # ---------------------------------------------------------------- batches
@@ -115,7 +173,7 @@ def test_an_empty_text_cannot_be_split():
 def test_every_row_is_a_slice_of_the_text_and_its_targets_are_one_step_on():
     ids = torch.randint(1000, (500,), generator=seeded(1))  # so varied that a window says where it is from
     slices = {tuple(ids[i : i + 8].tolist()): i for i in range(500 - 8)}
-    x, y = data.batch(ids, batch_size=64, context_length=8, generator=seeded(0))
+    x, y = data.get_batch(ids, batch_size=64, context_length=8, generator=seeded(0))
     assert x.shape == y.shape == (64, 8) and x.dtype == y.dtype == torch.long
     for row, targets in zip(x.tolist(), y.tolist()):
         start = slices[tuple(row)]
@@ -123,18 +181,18 @@ def test_every_row_is_a_slice_of_the_text_and_its_targets_are_one_step_on():
 
 
 def test_targets_are_the_token_after_each_position():
-    x, y = data.batch(torch.arange(100), batch_size=32, context_length=10, generator=seeded(0))
+    x, y = data.get_batch(torch.arange(100), batch_size=32, context_length=10, generator=seeded(0))
     assert torch.equal(y, x + 1)
 
 
 def test_the_generator_alone_decides():
     ids = torch.arange(10_000)
     torch.manual_seed(5)
-    first = data.batch(ids, 16, 8, generator=seeded(0))
+    first = data.get_batch(ids, 16, 8, generator=seeded(0))
     torch.manual_seed(6)
     before = torch.get_rng_state()
-    again = data.batch(ids, 16, 8, generator=seeded(0))
-    other = data.batch(ids, 16, 8, generator=seeded(1))
+    again = data.get_batch(ids, 16, 8, generator=seeded(0))
+    other = data.get_batch(ids, 16, 8, generator=seeded(1))
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert not torch.equal(first[0], other[0])
     assert torch.equal(torch.get_rng_state(), before)  # PyTorch's own stream of random numbers is left alone
@@ -142,7 +200,7 @@ def test_the_generator_alone_decides():
 
 def test_one_generator_gives_new_windows_each_time():
     generator = seeded(0)
-    first, second = (data.batch(torch.arange(10_000), 16, 8, generator=generator)[0] for _ in range(2))
+    first, second = (data.get_batch(torch.arange(10_000), 16, 8, generator=generator)[0] for _ in range(2))
     assert not torch.equal(first, second)
 
 
@@ -150,36 +208,42 @@ def test_without_a_generator_the_global_seed_decides():
     batches = []
     for _ in range(2):
         torch.manual_seed(5)
-        batches.append(data.batch(torch.arange(10_000), 16, 8)[0])
+        batches.append(data.get_batch(torch.arange(10_000), 16, 8)[0])
     assert torch.equal(*batches)
 
 
 def test_the_first_and_the_last_window_are_drawn_and_none_outside():
     N, T = 13, 4
-    x, y = data.batch(torch.arange(N), batch_size=1000, context_length=T, generator=seeded(0))
+    x, y = data.get_batch(torch.arange(N), batch_size=1000, context_length=T, generator=seeded(0))
     assert set(x[:, 0].tolist()) == set(range(N - T))
     assert y.max() == N - 1  # the last token of the text is a target of the last window
 
 
 def test_a_text_of_one_window_is_long_enough():
-    x, y = data.batch(torch.arange(5), batch_size=3, context_length=4)
+    x, y = data.get_batch(torch.arange(5), batch_size=3, context_length=4)
     assert x.tolist() == [[0, 1, 2, 3]] * 3 and y.tolist() == [[1, 2, 3, 4]] * 3
 
 
 @pytest.mark.parametrize("length, at_most", [(4, 3), (1, 0), (0, 0)])
 def test_a_text_shorter_than_one_window(length, at_most):
-    with pytest.raises(ValueError, match=f"{length} tokens cannot fill a window of 4.*at most {at_most}"):
-        data.batch(torch.arange(length), batch_size=1, context_length=4)
+    with pytest.raises(ValueError, match=f"{length} tokens are too few for a window of 4.*at most {at_most}"):
+        data.get_batch(torch.arange(length), batch_size=1, context_length=4)
 
 
 @pytest.mark.parametrize("length", [0, -1])
 def test_a_window_holds_at_least_one_token(length):
     with pytest.raises(ValueError, match="context_length must be at least 1"):
-        data.batch(torch.arange(10), batch_size=1, context_length=length)
+        data.get_batch(torch.arange(10), batch_size=1, context_length=length)
 
 
 def test_windows_can_be_changed_without_changing_the_text():
     ids = torch.arange(20)
-    x, _ = data.batch(ids, batch_size=4, context_length=5, generator=seeded(0))
+    x, _ = data.get_batch(ids, batch_size=4, context_length=5, generator=seeded(0))
     x.zero_()
     assert torch.equal(ids, torch.arange(20))
+
+
+@pytest.mark.parametrize("wrong", ["abc", [0.5, 1.0], [[1, 2, 3]], torch.zeros(1, 5, dtype=torch.long)])
+def test_what_is_no_sequence_of_ids_is_not_split(wrong):
+    with pytest.raises((TypeError, ValueError), match="ids"):
+        data.train_val_split(wrong)

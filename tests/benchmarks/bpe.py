@@ -28,7 +28,7 @@ from test_bpe import random_texts
 from test_tokenizers import by_tiktoken, gpt2s_tokens, huggingface, written
 
 import gptlib
-from gptlib.tokenizers import BPETokenizer
+from gptlib.bpe import BPETokenizer
 
 LIMIT = 4.0  # seconds of training
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -62,7 +62,7 @@ def seconds(call) -> float:
 
 def fresh_seconds(ours: BPETokenizer, text: str) -> float:
     """With no piece remembered from before."""
-    ours._known.clear()
+    ours._cache.clear()
     return seconds(lambda: ours.encode(text))
 
 
@@ -170,7 +170,7 @@ def main() -> None:
         f"Python {platform.python_version()}, tokenizers {tokenizers.__version__}, tiktoken {tiktoken.__version__}, "
         "one thread each"
     )
-    text, ours, tik = gptlib.load("shakespeare"), BPETokenizer.gpt2(), by_tiktoken(gpt2s_tokens())
+    text, ours, tik = gptlib.load_text("shakespeare"), BPETokenizer.gpt2(), by_tiktoken(gpt2s_tokens())
     compare_training(text, options.vocab, options.rounds)
     compare_encoding(text, ours, tik, options.rounds)
     compare_runs(ours, tik, options.rounds)

@@ -51,36 +51,41 @@ def _as_array(ids, vocab_size: int, at_least: int) -> np.ndarray:
     """ids, a list, array or tensor, as a checked int64 array (N,)."""
     ids = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids)
     if ids.ndim != 1:
-        raise ValueError(f"ids have shape {ids.shape}; give one flat sequence")
+        raise ValueError(f"ids have shape {ids.shape}; give one sequence (N,)")
     if len(ids) < at_least:
         raise ValueError(f"ids has {len(ids)} tokens; give at least {at_least}")
     if len(ids) and ids.dtype.kind not in "iu":
-        raise ValueError(f"ids are {ids.dtype}; give whole numbers, as a tokenizer's encode returns")
+        raise ValueError(f"ids are {ids.dtype}; give integers, as a tokenizer's encode returns")
     _check_range(ids, vocab_size)
     return ids.astype(np.int64)
 
 
-def _codes(ids: np.ndarray, n: int, vocab_size: int) -> np.ndarray:
-    """One whole number for each n-gram, its ids as digits in base V: [a, b, c], n = 2 -> [a V + b, b V + c]."""
-    codes = np.zeros(len(ids) - n + 1, dtype=np.int64)
-    for i in range(n):
-        codes = codes * vocab_size + ids[i : len(codes) + i]
-    return codes
+def _index(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where each wanted key is among the sorted `keys`, which hold them all: by a table where one is small enough."""
+    if keys[-1] > 2**25:
+        return np.searchsorted(keys, wanted)
+    table = np.empty(keys[-1] + 1, dtype=np.int64)
+    table[keys] = np.arange(len(keys))
+    return table[wanted]
 
 
-def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, absent: float) -> np.ndarray:
-    """The value at each wanted key, keys being sorted, or `absent`."""
-    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[at] == wanted, values[at], absent)
+def _find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each wanted key is among the sorted `keys`, and whether it is there at all."""
+    index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return index, keys[index] == wanted
 
 
 class _Level(NamedTuple):
-    """What one context length knows: p(w | h) = share(h w) + left_over(h) * p(w | h')."""
+    """What one context length knows: p(w | h) = prob(h w) + backoff(h) p(w | h').
 
-    grams: np.ndarray  # sorted codes of each h w that was seen
-    share: np.ndarray  # its discounted relative frequency
-    contexts: np.ndarray  # sorted codes of each h that was seen
-    left_over: np.ndarray  # γ(h)
+    A context h is known by its index among the contexts of this length. Its key, (oldest token) n' + (index of h'),
+    with n' the number of contexts one token shorter, fits in 63 bits for any vocabulary and order.
+    """
+
+    contexts: np.ndarray  # sorted keys of each h that was seen
+    backoff: np.ndarray  # γ(h)
+    grams: np.ndarray  # sorted (index of h) V + w of each h w that was seen
+    prob: np.ndarray  # its discounted relative frequency
 
 
 def _discounts(counts: np.ndarray) -> np.ndarray:
@@ -97,12 +102,12 @@ def _discounts(counts: np.ndarray) -> np.ndarray:
     return D if (D > 0).all() else fallback
 
 
-def _kneser_ney(grams: np.ndarray, counts: np.ndarray, vocab_size: int) -> _Level:
-    """The level of the formula in `NGram` from the sorted codes of the n-grams and their counts."""
-    taken = _discounts(counts)[np.minimum(counts, 3) - 1]
-    contexts, first, which = np.unique(grams // vocab_size, return_index=True, return_inverse=True)
+def _kneser_ney(contexts: np.ndarray, grams: np.ndarray, counts: np.ndarray, vocab_size: int) -> _Level:
+    """The level of the formula in `NGram`, from the n-grams and their counts."""
+    discount = _discounts(counts)[np.minimum(counts, 3) - 1]
+    _, first, which = np.unique(grams // vocab_size, return_index=True, return_inverse=True)
     totals = np.add.reduceat(counts, first)  # c(h •)
-    return _Level(grams, (counts - taken) / totals[which], contexts, np.add.reduceat(taken, first) / totals)
+    return _Level(contexts, np.add.reduceat(discount, first) / totals, grams, (counts - discount) / totals[which])
 
 
 class NGram:
@@ -129,18 +134,15 @@ class NGram:
 
     Raises ValueError for an order or vocabulary below 1, `add_one` above order 1, and V**order of more than 63 bits.
 
-    >>> NGram(1, vocab_size=3).fit([0, 0, 1, 2]).probabilities([])
+    >>> NGram(1, vocab_size=3).fit([0, 0, 1, 2]).probs([])
     tensor([0.5000, 0.2500, 0.2500], dtype=torch.float64)
     """
 
     def __init__(self, order: int, vocab_size: int, *, add_one: bool = False):
         _check_positive(order=order, vocab_size=vocab_size)
-        order, vocab_size = int(order), int(vocab_size)  # a NumPy integer would overflow in the power below, unnoticed
         if add_one and order > 1:
             raise ValueError(f"add_one needs order 1, and order is {order}; higher orders are smoothed by Kneser-Ney")
-        if vocab_size**order >= 2**63:
-            raise ValueError(f"{vocab_size}**{order} n-grams do not fit in 63 bits; lower the order or the vocabulary")
-        self.order, self.vocab_size, self.add_one = order, vocab_size, add_one
+        self.order, self.vocab_size, self.add_one = int(order), int(vocab_size), add_one
         self.levels: list[_Level] = []  # the empty context first, the longest last
 
     def fit(self, ids) -> "NGram":
@@ -152,13 +154,21 @@ class NGram:
         if self.order == 1:
             grams, counts = np.unique(ids, return_counts=True)
             total = len(ids) + (V if self.add_one else 0)  # add-one leaves V / total to 1 / V: 1 / total a token
-            self.levels = [_Level(grams, counts / total, np.array([0]), np.array([1 - len(ids) / total]))]
+            self.levels = [_Level(np.array([0]), np.array([1 - len(ids) / total]), grams, counts / total)]
             return self
-        self.levels = []
-        for k in range(1, self.order):  # each different (k+1)-gram gives its last k tokens one left neighbour
-            longer = np.unique(_codes(ids, k + 1, V))
-            self.levels.append(_kneser_ney(*np.unique(longer % V**k, return_counts=True), V))
-        self.levels.append(_kneser_ney(*np.unique(_codes(ids, self.order, V), return_counts=True), V))
+        self.levels, index, n_contexts = [], np.zeros(len(ids), dtype=np.int64), 1
+        for k in range(self.order):  # tokens of context; below the longest, a token with a left neighbor is needed
+            start = min(k + 1, self.order - 1)
+            oldest = ids[start - k : len(ids) - k] if k else 0
+            keys = oldest * n_contexts + index[start - len(ids) :]
+            contexts = np.unique(keys)
+            n_contexts, index = len(contexts), _index(contexts, keys)
+            grams = index * V + ids[start:]
+            if k < self.order - 1:  # count different left neighbors, not occurrences
+                left = ids[start - k - 1 : len(ids) - k - 1]
+                grams = np.unique(left * (n_contexts * V) + grams) % (n_contexts * V)
+            grams, counts = np.unique(grams, return_counts=True)
+            self.levels.append(_kneser_ney(contexts, grams, counts, V))
         return self
 
     def loss(self, ids) -> float:
@@ -170,12 +180,12 @@ class NGram:
         ids = _as_array(ids, self.vocab_size, at_least=1)
         n = min(self.order, len(ids))
         windows = np.lib.stride_tricks.sliding_window_view(ids, n)  # (N - n + 1, n)
-        starts = [self._predict(ids[None, :t], ids[t : t + 1]) for t in range(n - 1)]
-        chances = np.concatenate([*starts, self._predict(windows[:, :-1], windows[:, -1])])  # (N,)
+        first = [self._predict(ids[None, :t], ids[t : t + 1]) for t in range(n - 1)]
+        probs = np.concatenate([*first, self._predict(windows[:, :-1], windows[:, -1])])  # (N,)
         with np.errstate(divide="ignore"):  # log 0 is -inf, and that is the answer
-            return float(-np.log(chances).mean())
+            return float(-np.log(probs).mean())
 
-    def probabilities(self, context) -> Tensor:
+    def probs(self, context) -> Tensor:
         """The distribution of the token after a context of ids, oldest first, of any length -> (V,), float64.
 
         Only the last `order - 1` ids count.
@@ -189,23 +199,28 @@ class NGram:
         """The probability of each token after its own context: (N, any), (N,) -> (N,)."""
         if not self.levels:
             raise RuntimeError("this NGram has counted nothing yet; call fit(ids) first")
-        codes = np.zeros(len(tokens), dtype=np.int64)  # of the context so far: none
-        p = np.full(len(tokens), 1 / self.vocab_size)
+        index, seen = np.zeros(len(tokens), dtype=np.int64), np.ones(len(tokens), dtype=bool)
+        n_contexts, p = 1, np.full(len(tokens), 1 / self.vocab_size)
         for length, level in enumerate(self.levels[: contexts.shape[1] + 1]):
             if length > 0:  # one token further back
-                codes = codes + contexts[:, -length] * self.vocab_size ** (length - 1)
-            share = _look_up(level.grams, level.share, codes * self.vocab_size + tokens, absent=0.0)
-            p = share + _look_up(level.contexts, level.left_over, codes, absent=1.0) * p
+                index, found = _find(level.contexts, contexts[:, -length] * n_contexts + index)
+                seen &= found
+            n_contexts = len(level.contexts)
+            gram, found = _find(level.grams, index * self.vocab_size + tokens)
+            p = np.where(seen, np.where(found, level.prob[gram], 0) + level.backoff[index] * p, p)
         return p
 
 
 def baselines(train_ids, val_ids, vocab_size: int, order: int = 7) -> dict[str, float]:
-    """What a trained model has to beat: four losses on `val_ids`, nats a token, worst first.
+    """Losses that a trained model should beat, on `val_ids`, in nats per token; all are finite.
 
-    Every token equally likely (ln V); tokens counted; pairs counted; and n-grams of `order` tokens, the best that
-    counting does on Tiny Shakespeare. Raises ValueError as `NGram` does.
+    Uniform is ln V. The unigram is a relative frequency, smoothed by add-one when the validation set holds a token that
+    the training set lacks. The bigram and the n-gram of `order` tokens, the best order on Tiny Shakespeare, are
+    Kneser-Ney's.
     """
     losses = {n: NGram(n, vocab_size).fit(train_ids).loss(val_ids) for n in (1, 2, order)}
+    if math.isinf(losses[1]):
+        losses[1] = NGram(1, vocab_size, add_one=True).fit(train_ids).loss(val_ids)
     return {
         "uniform": math.log(vocab_size),
         "unigram": losses[1],

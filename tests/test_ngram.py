@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gptlib.bigram import BigramLM, NGram
+from gptlib.ngram import BigramLM, NGram, baselines
 
 TEXT = Path(__file__).parents[1] / "data" / "tinyshakespeare.txt"
 
@@ -159,14 +159,14 @@ def test_order_1_is_the_relative_frequency(split):
     V, train, validation = split
     frequency = np.bincount(train, minlength=V) / len(train)
     model = NGram(1, V).fit(train)
-    assert np.allclose(model.probabilities([]).numpy(), frequency, rtol=0, atol=1e-12)
-    assert np.allclose(model.probabilities([7, 8, 9]).numpy(), frequency, rtol=0, atol=1e-12)
+    assert np.allclose(model.probs([]).numpy(), frequency, rtol=0, atol=1e-12)
+    assert np.allclose(model.probs([7, 8, 9]).numpy(), frequency, rtol=0, atol=1e-12)
     assert model.loss(validation) == pytest.approx(-np.log(frequency[validation]).mean(), abs=1e-12)
 
 
 def test_order_1_add_one():
     model = NGram(1, 4, add_one=True).fit([0, 0, 0, 2])
-    assert model.probabilities([]).tolist() == pytest.approx([4 / 8, 1 / 8, 2 / 8, 1 / 8])
+    assert model.probs([]).tolist() == pytest.approx([4 / 8, 1 / 8, 2 / 8, 1 / 8])
     assert model.loss([3, 0]) == pytest.approx(-(math.log(1 / 8) + math.log(4 / 8)) / 2)
 
 
@@ -196,7 +196,7 @@ def test_agrees_with_the_slow_version(order, length, V):
     for n in range(order + 3):
         for context in ([source.randrange(V) for _ in range(n)], train[:n], train[len(train) - n :]):
             expected = [slow.probability(context, w) for w in range(V)]
-            assert fast.probabilities(context).tolist() == pytest.approx(expected, abs=1e-12)
+            assert fast.probs(context).tolist() == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_small_texts_cover_the_estimate_and_the_fallback():
@@ -215,17 +215,17 @@ def test_by_hand_on_a_text_of_five_tokens():
     p(1 | 0) = (2 - 1) / 2 + 1/2 · 1/3 = 2/3, and p(2 | 1) = (1 - 0.5) / 2 + (0.5 + 0.5) / 2 · 1/3 = 5/12.
     """
     model = NGram(2, 3).fit([0, 1, 0, 1, 2])
-    assert model.probabilities([]).tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3])
-    assert model.probabilities([0]).tolist() == pytest.approx([1 / 6, 2 / 3, 1 / 6])
-    assert model.probabilities([1]).tolist() == pytest.approx([5 / 12, 1 / 6, 5 / 12])
-    assert model.probabilities([2]).tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3])  # nothing followed 2
+    assert model.probs([]).tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3])
+    assert model.probs([0]).tolist() == pytest.approx([1 / 6, 2 / 3, 1 / 6])
+    assert model.probs([1]).tolist() == pytest.approx([5 / 12, 1 / 6, 5 / 12])
+    assert model.probs([2]).tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3])  # nothing followed 2
     assert model.loss([0, 1, 2]) == pytest.approx(-(math.log(1 / 3) + math.log(2 / 3) + math.log(5 / 12)) / 3)
 
 
 def test_a_new_context_asks_for_tokens_with_many_left_neighbours():
     """5 is the most frequent token and always follows 4; 0 is rarer and follows four different ones."""
     ids = [4, 5] * 20 + [1, 0, 2, 0, 3, 0, 5, 0]
-    after_nothing = NGram(2, 6).fit(ids).probabilities([])
+    after_nothing = NGram(2, 6).fit(ids).probs([])
     assert ids.count(5) > ids.count(0) and after_nothing[0] > after_nothing[5]
 
 
@@ -237,7 +237,7 @@ def test_probabilities_sum_to_one(order, ladder, split):
     unseen = list(source.integers(V, size=(20, order + 2)))
     starts = [validation[:n] for n in range(order + 1)]
     for context in [*seen, *unseen, *starts]:
-        p = ladder[order - 1].probabilities(context)
+        p = ladder[order - 1].probs(context)
         assert p.shape == (V,) and p.min() >= 0
         assert p.sum().item() == pytest.approx(1, abs=1e-9)
 
@@ -245,7 +245,7 @@ def test_probabilities_sum_to_one(order, ladder, split):
 @pytest.mark.parametrize("order", range(1, 8))
 def test_loss_is_the_mean_over_probabilities(order, ladder, split):
     ids = split[2][:50]
-    one_by_one = [ladder[order - 1].probabilities(ids[:t])[ids[t]].log().item() for t in range(len(ids))]
+    one_by_one = [ladder[order - 1].probs(ids[:t])[ids[t]].log().item() for t in range(len(ids))]
     assert ladder[order - 1].loss(ids) == pytest.approx(-np.mean(one_by_one), abs=1e-12)
 
 
@@ -253,8 +253,8 @@ def test_only_the_last_tokens_of_a_context_count(ladder):
     for order, model in enumerate(ladder, start=1):
         context = [20, 43, 50, 50, 53, 1, 58, 46]
         kept = context[len(context) - (order - 1) :]
-        assert torch.equal(model.probabilities(context), model.probabilities(kept))
-    after_t, after_q = ladder[1].probabilities([46, 58]), ladder[1].probabilities([58, 46])
+        assert torch.equal(model.probs(context), model.probs(kept))
+    after_t, after_q = ladder[1].probs([46, 58]), ladder[1].probs([58, 46])
     assert not torch.equal(after_t, after_q)  # the last token, not the first
 
 
@@ -273,13 +273,13 @@ def test_lists_arrays_and_tensors_are_the_same():
     for same in (np.array(ids), np.array(ids, dtype=np.uint8), np.array(ids, dtype=np.uint16), torch.tensor(ids)):
         model = NGram(3, 200).fit(same)
         assert model.loss(same) == expected
-        assert torch.equal(model.probabilities(same[100:102]), model.probabilities(ids[100:102]))
+        assert torch.equal(model.probs(same[100:102]), model.probs(ids[100:102]))
 
 
 def test_fit_returns_the_model_and_starts_afresh():
     once, twice, ids = NGram(2, 3), NGram(2, 3).fit([2, 2, 2]), [0, 1, 0, 1, 2]
     assert once.fit(ids) is once
-    assert torch.equal(twice.fit(ids).probabilities([0]), once.probabilities([0]))
+    assert torch.equal(twice.fit(ids).probs([0]), once.probs([0]))
 
 
 def test_short_texts():
@@ -293,10 +293,22 @@ def test_large_codes_do_not_overflow():
     train = [V - 1, V - 2, V - 1, V - 1, V - 3] * 3
     slow = SlowKneserNey(4, V, train)
     assert NGram(4, V).fit(train).loss(train) == pytest.approx(slow.loss(train), abs=1e-10)
-    with pytest.raises(ValueError, match=r"50257\*\*5 n-grams do not fit in 63 bits"):
-        NGram(5, V)
-    with pytest.raises(ValueError, match=r"65\*\*11 n-grams do not fit in 63 bits; lower the order or the vocabulary"):
-        NGram(11, np.int64(65))
+
+
+@pytest.mark.parametrize("V, order", [(50_257, 5), (2503, 7), (600, 7), (65, 12)])
+def test_vocabularies_whose_n_grams_do_not_fit_in_63_bits(V, order):
+    train, other = skewed_ids(400, V, seed=1), skewed_ids(100, V, seed=2)
+    fast, slow = NGram(order, np.int64(V)).fit(train), SlowKneserNey(order, V, train)
+    for ids in (train, other, [V - 1] * 20):
+        assert fast.loss(ids) == pytest.approx(slow.loss(ids), abs=1e-10)
+
+
+@pytest.mark.filterwarnings("error")
+def test_baselines_are_finite_when_the_validation_set_holds_a_new_token():
+    plain, new = baselines([0, 1, 2, 0] * 9, [0, 1], 4), baselines([0, 1, 2, 0] * 9, [0, 3], 4)
+    assert plain["unigram"] == pytest.approx(-(math.log(18 / 36) + math.log(9 / 36)) / 2)
+    assert new["unigram"] == pytest.approx(-(math.log(19 / 40) + math.log(1 / 40)) / 2)  # add-one
+    assert all(map(math.isfinite, new.values())) and new["uniform"] == math.log(4)
 
 
 @pytest.mark.parametrize(
@@ -319,8 +331,8 @@ def test_ngram_settings_that_make_no_sense(arguments, message):
         ([0, 1], "ids has 2 tokens; give at least 3"),
         ([0, 1, 5], "id 5 is outside the vocabulary of 5; give 0 to 4"),
         ([0, -1, 2], "id -1 is outside the vocabulary of 5"),
-        ([0.0, 1.0, 2.0], "ids are float64; give whole numbers"),
-        ([[0, 1, 2]], r"ids have shape \(1, 3\); give one flat sequence"),
+        ([0.0, 1.0, 2.0], "ids are float64; give integers"),
+        ([[0, 1, 2]], r"ids have shape \(1, 3\); give one sequence"),
     ],
 )
 def test_ids_that_cannot_be_counted(ids, message):
@@ -335,7 +347,7 @@ def test_ids_that_cannot_be_scored():
     with pytest.raises(ValueError, match="id 9 is outside the vocabulary of 5"):
         model.loss(torch.tensor([1, 9]))
     with pytest.raises(ValueError, match="id 5 is outside the vocabulary of 5"):
-        model.probabilities([5])
+        model.probs([5])
 
 
 @pytest.mark.parametrize("order", [1, 3])
@@ -343,4 +355,4 @@ def test_fit_comes_first(order):
     with pytest.raises(RuntimeError, match=r"counted nothing yet; call fit\(ids\) first"):
         NGram(order, 5).loss([0, 1])
     with pytest.raises(RuntimeError, match=r"counted nothing yet; call fit\(ids\) first"):
-        NGram(order, 5).probabilities([])
+        NGram(order, 5).probs([])
