@@ -234,7 +234,7 @@ def lines(
     ax = _axes(ax, 7, 4)
     ends, color_of = _baselines(baselines, ax.axhline), dict(zip(values, cycle(colors)))
     for name, y in values.items():
-        at, marker = range(len(y)) if x is None else x, "o" if len(y) <= 16 else None
+        at, marker = range(len(y)) if x is None else _tensor(x, "N"), "o" if len(y) <= 16 else None
         ax.plot(at, y, color=color_of[name], marker=marker, ms=4)
         ends[name] = y[-1]
     ax.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else ax.get_yscale())
@@ -340,7 +340,7 @@ def colored_text(
     last = boxes[-1].get_y() + 0.5
     ax = _axes(ax, 0.115 * width + 0.2, 0.24 * (last + 1) + 0.3)
     patches = PatchCollection(boxes, cmap=cmap, clim=limits, linewidths=0)
-    patches.set_array(values.numpy())
+    patches.set_array(values.clamp(*limits).numpy())  # matplotlib would leave infinite ones out
     ax.add_collection(patches)
     dark = (patches.to_rgba(values.numpy())[:, :3] @ LUMINANCE < 0.5) & ~values.isnan().numpy()
     for x, y, letter, n in letters:
