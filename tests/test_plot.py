@@ -1,4 +1,4 @@
-"""Pictures: what stands in them is read from their Axes and compared with the data, since nothing compares the pixels."""
+"""Pictures: what stands in them is read from their Axes and compared with the data; nothing compares the pixels."""
 
 import base64
 import inspect
