@@ -2,7 +2,6 @@
 
 Every function draws into `ax`, or into a new figure when `ax` is None, and returns the Axes so that a title can be set.
 In a notebook, `show(alt)` ends the cell: it puts the picture on the page with a text for readers who cannot see it.
-
 R rows · N columns, or numbers · T tokens · H heads · L layers
 """
 
@@ -10,6 +9,7 @@ import base64
 import io
 import math
 import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -64,8 +64,8 @@ def _name_ticks(axis: Axis, names: Names, count: int) -> None:
     if names is not None:
         (written, options), box, across = _as_text(names), axis.axes.bbox, isinstance(axis, XAxis)
         cell = (box.width if across else box.height) * 72 / axis.axes.figure.dpi / count  # in points
-        room = 1.35 * cell  # the layout is still to come, and may give this much more
-        size, longest, step = 10 if room >= 10 else 8, max(map(len, written)), math.ceil(8 / room)
+        room = 1.2 * cell  # the layout is still to come, and may give this much more
+        size, longest, step = 10 if cell >= 10 else 8, max(map(len, written)), math.ceil(8 / room)
         turn = 90 if across and longest > 1 and longest * 0.6 * size > 0.8 * cell else 0
         axis.set_tick_params(length=0)
         axis.set_ticks(range(0, count, step), written[::step], size=size, rotation=turn, **options)
@@ -97,7 +97,9 @@ class Picture:
 
     def __init__(self, figure: Figure, alt: str):
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+        with warnings.catch_warnings():  # a title may hold a character that no font has
+            warnings.filterwarnings("ignore", "Glyph")
+            figure.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
         self.png, self.alt = base64.b64encode(buffer.getvalue()).decode(), alt
         self.size = {"width": round(100 * figure.get_figwidth()), "height": round(100 * figure.get_figheight())}
 
@@ -158,8 +160,7 @@ def attention(weights: Any, tokens: Sequence[str], *, numbers: bool | None = Non
 def heads(weights: Any, tokens: Sequence[str], columns: int = 4) -> np.ndarray:
     """One panel per head: weights (H, T, T), all on the scale from 0 to 1 -> an array (H,) of Axes."""
     H = len(weights := _tensor(weights, "H, T, T"))
-    columns = min(columns, H)
-    rows = -(-H // columns)
+    rows, columns = -(-H // min(columns, H)), min(columns, H)
     size = (2.6 * columns + 1.2, 2.6 * rows + 0.5)
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for h, ax in enumerate(axes.flat):
@@ -335,8 +336,7 @@ def colored_text(
         for letter, cell in zip(token, cells):
             letters.append((column + cell / 2, row, letter, n))
             column += cell
-        if tokens[n].endswith("\n"):
-            row, column = row + 1, 0
+        row, column = (row + 1, 0) if tokens[n].endswith("\n") else (row, column)
     last = boxes[-1].get_y() + 0.5
     ax = _axes(ax, 0.115 * width + 0.2, 0.24 * (last + 1) + 0.3)
     patches = PatchCollection(boxes, cmap=cmap, clim=limits, linewidths=0)

@@ -360,7 +360,7 @@ def test_names_are_written_at_8_points_or_more_and_as_many_as_fit():
             assert all(names[int(at)] == name for at, name in named.items()) and len(named) > 1 and named[0] == names[0]
             assert {label.get_size() for label in axis.get_ticklabels()} <= {8, 10}
             points = getattr(ax.get_window_extent(), side) * 72 / ax.figure.dpi
-            assert points / len(named) > 5, "they do not run into each other"
+            assert points / len(named) > 6, "they do not run into each other"
             assert count > 19 or width or len(named) == count, "all of a short passage"
         plt.close("all")
 
@@ -692,6 +692,11 @@ def test_a_picture_is_a_png_with_its_alternative_text():
     width, height = (metadata["image/png"][side] for side in ("width", "height"))
     assert (width, height) == tuple(np.round(100 * figure.get_size_inches()))
     assert png.shape[:2] == pytest.approx((1.5 * height, 1.5 * width), abs=2), "more pixels than it is wide on the page"
+
+
+def test_a_title_with_a_character_that_no_font_has_is_no_warning_on_the_page(recwarn):
+    plot.Picture(NAMED["matrix"](["a"]).set_title("after 你 \U0001fae8 \ue000").figure, "")
+    assert not recwarn.list
 
 
 def test_the_same_picture_is_the_same_bytes():
