@@ -284,7 +284,7 @@ def compare_losses(losses: Mapping[str, float], baselines: Losses = None, *, ax:
     top.spines.top.set_visible(False)
     top.tick_params(length=0, pad=2, labelsize=9, labelcolor=BASELINE)
     flags = ["  " + name + "\n" * level for level, name in enumerate(reversed(written))][::-1]
-    top.set_xticks([found[name] for name in names], flags, ha="left", linespacing=1.2, **options)
+    top.set_ticks([found[name] for name in names], flags, ha="left", linespacing=1.2, **options)
     for level, tick in enumerate(reversed(top.xaxis.get_major_ticks())):
         tick.tick2line.set(markersize=10 + 10.8 * level, markeredgecolor=BASELINE, markeredgewidth=0.8)
     return ax

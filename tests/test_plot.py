@@ -90,7 +90,8 @@ def clean(monkeypatch):
 def drawn(figure=None):
     """Draw the picture, as a page would have it; a warning is an error, on the page it would be in red."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        for category in (UserWarning, RuntimeWarning):
+            warnings.simplefilter("error", category)
         (figure or plt.gcf()).canvas.draw()
     return figure or plt.gcf()
 
