@@ -72,8 +72,8 @@ def _name_ticks(axis: Axis, names: Names, count: int) -> None:
 
 
 def _tensor(values: Any, shape: str, *names: Names, finite: bool = False) -> torch.Tensor:
-    """`values` as floats on the CPU, if they have `shape`, are not none, and each along an axis has a name."""
-    values = torch.as_tensor(values).detach().float().cpu()
+    """`values` as float64 on the CPU; a ValueError unless they have `shape`, are not empty, and fit the `names`."""
+    values = torch.as_tensor(values).detach().cpu().double()  # in this order: Apple's GPU has no float64
     if values.ndim != len(shape.split()) or not values.numel():
         raise ValueError(f"expected numbers of the shape ({shape}), not {tuple(values.shape)}")
     for axis, count, given in zip(shape.split(", "), values.shape, names):
@@ -275,7 +275,7 @@ def compare_losses(losses: Mapping[str, float], baselines: Losses = None, *, ax:
     ax.set(xlabel="validation loss (nats per token), lower is better", ylim=(len(losses) - 0.4, -0.6))
     ax.margins(x=0.12)
     found = _baselines(baselines, ax.axvline)
-    written, options = _as_text(f"{name} (infinite)" for name, y in found.items() if not math.isfinite(y))
+    written, options = _as_text(f"{name} (infinite)" for name, y in found.items() if math.isinf(y))
     ax.annotate("\n".join(written), (1.01, 0), xycoords="axes fraction", size=9, color=BASELINE, **options)
     names = sorted((name for name, y in found.items() if math.isfinite(y)), key=lambda name: found[name])
     written, options = _as_text(names)

@@ -484,6 +484,8 @@ def test_lines_take_positions_colors_and_a_log_scale():
     assert [line.get_color() for line in ax.lines] == ["red", "blue", "red"]
     assert color_of(ax, "a") == to_hex("red") and color_of(ax, "b") == to_hex("blue")
     assert label_heights(ax)["a"] == pytest.approx(100, rel=0.05)
+    tiny = plot.lines({"a": torch.tensor([1.0, 1e-60], dtype=torch.float64)}, log=True)
+    assert tiny.lines[0].get_ydata()[1] == 1e-60, "float64 stays float64"
     given = plt.subplots()[1]
     given.set_yscale("log")
     assert plot.lines({"a": [1, 2]}, ax=given).get_yscale() == "log", "a scale that was set stays"
@@ -631,7 +633,7 @@ def test_histograms_share_their_bins_and_have_their_names_in_their_colors():
     )
     edges = np.linspace(low, high, 8)
     for patch, (name, values), color in zip(ax.patches, series.items(), itertools.cycle(plot.SERIES)):
-        counts, _ = np.histogram(np.asarray(values, dtype=float).ravel(), edges.astype(np.float32))
+        counts, _ = np.histogram(np.asarray(values, dtype=float).ravel(), edges)
         np.testing.assert_allclose(np.unique(patch.get_xy()[:, 0]), edges, atol=1e-5)
         np.testing.assert_allclose(
             sorted(set(patch.get_xy()[:, 1].round(4))),

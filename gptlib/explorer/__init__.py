@@ -1,4 +1,4 @@
-"""The attention explorer: the maps of all layers and heads on the page, for mouse, finger and keyboard.
+"""The attention explorer: the maps of all layers and heads on the page, for mouse, touch and keyboard.
 
 The page gets the weights in whole percents, `explorer.js`, `explorer.css` and, for where scripts do not run (GitHub, a
 notebook that is not trusted yet), a picture of one layer. Its bytes differ between versions of matplotlib: a cell that
@@ -56,9 +56,9 @@ def as_maps(maps: Tensor | Sequence[Tensor], count: int) -> Tensor:
     if T != count:
         raise ValueError(f"{count} tokens for maps of {T} positions: give one token for each position")
     if not 0 < T <= MAX_TOKENS or len(layers) * H * T * T > MAX_WEIGHTS:
-        limit = f"a page holds 1 to {MAX_TOKENS} tokens and {MAX_WEIGHTS:,} weights: take a shorter text or maps[:2]"
-        raise ValueError(f"{T} tokens in {len(layers)} layers of {H} heads are too many or too few; {limit}")
-    weights = torch.stack(layers).double().cpu()
+        limit = f"1 to {MAX_TOKENS} tokens and {MAX_WEIGHTS:,} weights: use a shorter text, or fewer layers (maps[:2])"
+        raise ValueError(f"{T} tokens in {len(layers)} layers of {H} heads do not fit on a page, which holds {limit}")
+    weights = torch.stack(layers).cpu().double()  # in this order: Apple's GPU has no float64
     if not weights.isfinite().all() or weights.min() < 0 or (weights.sum(-1) - 1).abs().max() > 0.01:
         raise ValueError("not attention weights: each row must sum to 1, with no number below 0 and none missing")
     return weights
