@@ -337,7 +337,7 @@ def styles(cells, what):
 
 @pytest.mark.parametrize("number", [0, 1], ids=["light", "dark"])
 def test_the_shade_of_a_cell_is_that_of_its_weight(opened, number):
-    weights = [0.0, 0.1, 0.25, 0.5, 0.61, 0.62, 0.75, 1.0]
+    weights = [0.0, 0.1, 0.25, 0.49, 0.5, 0.61, 0.62, 0.75, 1.0]
     maps = torch.stack([torch.tensor([1 - w, w]).expand(2, 2) for w in weights])  # (H, T, T): not causal
     tab = opened(page(maps, "ab"), color_scheme=["light", "dark"][number])
     colors, cells = theme(number), tab.locator("label .cell:last-child")
