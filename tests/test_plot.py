@@ -485,7 +485,7 @@ def test_lines_take_positions_colors_and_a_log_scale():
     assert color_of(ax, "a") == to_hex("red") and color_of(ax, "b") == to_hex("blue")
     assert label_heights(ax)["a"] == pytest.approx(100, rel=0.05)
     tiny = plot.lines({"a": torch.tensor([1.0, 1e-60], dtype=torch.float64)}, log=True)
-    assert tiny.lines[0].get_ydata()[1] == 1e-60, "float64 stays float64"
+    assert float(tiny.lines[0].get_ydata()[1]) == 1e-60, "float64 stays float64"
     given = plt.subplots()[1]
     given.set_yscale("log")
     assert plot.lines({"a": [1, 2]}, ax=given).get_yscale() == "log", "a scale that was set stays"
