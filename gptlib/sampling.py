@@ -113,13 +113,14 @@ def stream(
     device = next(model.parameters()).device
     idx = as_prompt(idx, device)
     B, T = idx.shape
-    context = model.config.context_length if hasattr(model, "config") else T + max_new_tokens
+    config = getattr(model, "config", None)
+    context, V = (config.context_length, config.vocab_size) if config else (T + max_new_tokens, float("inf"))
     check_number(
         "prompt length", T, 1, context, f"at most {context} tokens, the context: idx[:, -{context}:]", Integral
     )
     check_number("max_new_tokens", max_new_tokens, 0, float("inf"), "the number of tokens to generate", Integral)
     check_number("keep_last", keep_last, 1, context, f"1 to the context length {context}, or None", Integral)
-    check_number("stop", stop, 0, float("inf"), "the id of one token, or None", Integral)
+    check_number("stop", stop, 0, V - 1, f"the id of one token, below {V}, or None", Integral)
     if isinstance(generator, int):
         generator = torch.Generator(device).manual_seed(generator)
     cache = model.make_cache(B, min(context, T + max_new_tokens)) if hasattr(model, "make_cache") else None

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from conftest import SMALL, full_disk
-from gptlib.checkpoint import History, load_checkpoint, save_checkpoint
-from gptlib.files import write_whole
+from gptlib.training import History, load_checkpoint, save_checkpoint
+from gptlib.files import atomic_write
 from gptlib.model import GPT, GPTConfig
 from gptlib.training import make_optimizer, train
 
@@ -143,7 +143,7 @@ def test_another_model(changes, saved):
     ids=str,
 )  # fmt: skip
 def test_a_run_goes_on_only_under_its_own_settings(changes, tmp_path):
-    options = {"steps": 4, "batch_size": 2, "checkpoint": tmp_path / "run", "progress": None}
+    options = {"steps": 4, "batch_size": 2, "checkpoint": tmp_path / "run"}
     train(GPT(SMALL), TEXT, **options)
     (name,) = changes
     with pytest.raises(ValueError, match=f"belongs to another run: its {name} is"):
@@ -151,7 +151,7 @@ def test_a_run_goes_on_only_under_its_own_settings(changes, tmp_path):
 
 
 def test_a_run_goes_on_only_with_its_own_text_and_model(tmp_path):
-    options = {"steps": 4, "batch_size": 2, "checkpoint": tmp_path / "run", "progress": None}
+    options = {"steps": 4, "batch_size": 2, "checkpoint": tmp_path / "run"}
     train(GPT(SMALL), TEXT, **options)
     with pytest.raises(ValueError, match="its training text"):
         train(GPT(SMALL), TEXT.flip(0), **options, resume=True)
@@ -189,14 +189,14 @@ def test_whatever_stops_the_writing_leaves_the_old_file(error, tmp_path):
         raise error
 
     with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OSError):
-        write_whole(path, write)
+        atomic_write(path, write)
     assert path.read_text() == "old" and alone(path)
 
 
 def test_a_new_file_takes_the_place_of_the_old(tmp_path):
     path = tmp_path / "file"
     for text in ("one", "two"):
-        write_whole(path, lambda new, text=text: new.write_text(text) and None)
+        atomic_write(path, lambda new, text=text: new.write_text(text) and None)
         assert path.read_text() == text and alone(path)
 
 

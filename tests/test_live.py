@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from gptlib import live
-from gptlib.bigram import BigramLM
-from gptlib.checkpoint import History
+from gptlib.ngram import BigramLM
+from gptlib.training import History
 from gptlib.training import train
 
 

@@ -12,9 +12,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from conftest import SMALL, stir
 from gptlib import training
-from gptlib.bigram import BigramLM
-from gptlib.checkpoint import History
-from gptlib.data import batch
+from gptlib.ngram import BigramLM
+from gptlib.training import History
+from gptlib.data import get_batch
 from gptlib.model import GPT, GPTConfig
 from gptlib.training import Diverged, evaluate, make_optimizer, next_token_loss, schedule, train
 
@@ -29,7 +29,7 @@ def fresh(config=SMALL, seed=3):
 
 
 def run(model, **options):
-    return train(model, TEXT, **{"steps": 12, "batch_size": 3, "progress": None, **options})
+    return train(model, TEXT, **{"steps": 12, "batch_size": 3, **options})
 
 
 def same_weights(one, other):
@@ -108,7 +108,7 @@ def test_a_model_that_does_not_say_its_context():
     with pytest.raises(ValueError, match="BigramLM does not say how long its context is: pass context_length"):
         evaluate(BigramLM(13), VAL)
     with pytest.raises(ValueError, match="pass context_length"):
-        train(BigramLM(13), TEXT, steps=1, progress=None)
+        train(BigramLM(13), TEXT, steps=1)
 
 
 # --- the schedule -------------------------------------------------------------------------------------------------
@@ -132,16 +132,16 @@ def pytorchs_schedule(steps, peak, warmup, floor):
 
 @pytest.mark.parametrize("steps, warmup", [(20, 5), (20, 2), (7, 0), (100, 10)])
 def test_the_schedule_is_pytorchs(steps, warmup):
-    found = [schedule(step, steps, 0.3, warmup, 0.03) for step in range(steps)]
+    found = [cosine_schedule(step, steps, 0.3, warmup, 0.03) for step in range(steps)]
     assert found == pytest.approx(pytorchs_schedule(steps, 0.3, warmup, 0.03), rel=1e-6)
 
 
 def test_the_schedule_at_its_corners():
-    assert schedule(0, 50, 1.0, 4, 0.1) == 0.25
-    assert schedule(3, 50, 1.0, 4, 0.1) == schedule(4, 50, 1.0, 4, 0.1) == 1.0
-    assert schedule(27, 50, 1.0, 4, 0.1) == pytest.approx(0.55)
-    assert schedule(50, 50, 1.0, 4, 0.1) == pytest.approx(0.1)
-    assert schedule(2, 3, 1.0, 5, 0.1) == 0.6, "a warm-up longer than the run"
+    assert cosine_schedule(0, 50, 1.0, 4, 0.1) == 0.25
+    assert cosine_schedule(3, 50, 1.0, 4, 0.1) == cosine_schedule(4, 50, 1.0, 4, 0.1) == 1.0
+    assert cosine_schedule(27, 50, 1.0, 4, 0.1) == pytest.approx(0.55)
+    assert cosine_schedule(50, 50, 1.0, 4, 0.1) == pytest.approx(0.1)
+    assert cosine_schedule(2, 3, 1.0, 5, 0.1) == 0.6, "a warm-up longer than the run"
 
 
 @pytest.fixture
@@ -234,21 +234,21 @@ def test_a_run_is_the_plain_loop():
 def test_training_learns():
     text = torch.arange(400) % SMALL.vocab_size
     model = fresh()
-    history = train(model, text, steps=120, batch_size=8, learning_rate=0.01, progress=None)
+    history = train(model, text, steps=120, batch_size=8, learning_rate=0.01)
     assert history.train[0] == pytest.approx(math.log(SMALL.vocab_size), abs=0.1)
     assert evaluate(model, text) < 0.1
 
 
 def test_a_model_without_vectors_can_be_trained():
     model = BigramLM(SMALL.vocab_size)
-    history = train(model, TEXT, steps=5, context_length=8, progress=None)
+    history = train(model, TEXT, steps=5, context_length=8)
     assert len(history.train) == 5
 
 
 def test_mixed_precision_is_for_the_steps_only():
     seen = []
     model = fresh()
-    model.blocks[0].feed_forward.widen.register_forward_hook(lambda layer, x, y: seen.append((model.training, y.dtype)))
+    model.blocks[0].feed_forward.up_proj.register_forward_hook(lambda layer, x, y: seen.append((model.training, y.dtype)))
     run(model, val_ids=VAL, mixed_precision=True)
     assert set(seen) == {(True, torch.bfloat16), (False, torch.float32)}
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
@@ -331,7 +331,7 @@ def test_an_interrupt_keeps_what_was_learned(tmp_path):
     model = fresh()
     history = run(model, steps=40, progress=interrupt_at(10), checkpoint=tmp_path / "run")
     assert history.interrupted and len(history.train) == 11
-    assert not torch.equal(model.head.weight, before["head.weight"])
+    assert not torch.equal(model.lm_head.weight, before["lm_head.weight"])
     assert (tmp_path / "run").is_file()
     assert signal.getsignal(signal.SIGINT) is handler
     eleven = fresh()
@@ -478,9 +478,9 @@ def test_the_very_last_step_is_looked_at_too():
 
 def test_a_text_shorter_than_one_window():
     with pytest.raises(ValueError, match="8 tokens cannot fill a window of 8 and its last target: use a longer text"):
-        train(fresh(), TEXT[:8], steps=1, progress=None)
+        train(fresh(), TEXT[:8], steps=1)
     with pytest.raises(ValueError, match="0 tokens cannot fill"):
-        train(fresh(), TEXT[:0], steps=1, progress=None)
+        train(fresh(), TEXT[:0], steps=1)
 
 
 def test_no_steps():
@@ -490,7 +490,7 @@ def test_no_steps():
 
 def test_ids_of_another_tokenizer():
     with pytest.raises(ValueError, match="outside the vocabulary 0…12: was the text encoded with the tokenizer"):
-        train(fresh(), TEXT + 5, steps=1, progress=None)
+        train(fresh(), TEXT + 5, steps=1)
 
 
 def test_a_place_where_no_checkpoint_can_stand_is_found_before_the_first_step(tmp_path):
