@@ -7,7 +7,7 @@ B batch · T positions · V vocabulary
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,8 +52,8 @@ class Diverged(FloatingPointError):
         self.history = run.history
         where = f"the last checkpoint is {run.checkpoint}" if run.checkpoint else "no checkpoint was written"
         super().__init__(
-            f"the loss or its gradient is not finite at step {len(self.history.train)}: training stopped before that "
-            f"step changed the parameters ({where}). Try a lower learning rate or a longer warm-up"
+            f"the loss, its gradient or a parameter is not finite at step {len(self.history.train)}: training stopped, and "
+            f"{where}. Try a lower learning rate or a longer warm-up"
         )
 
 
@@ -127,14 +127,14 @@ def train(
     seed: int = 0,
     eval_every: int | None = None,
     mixed_precision: bool | None = None,
-    on_step: Callable[[Run], None] = lambda run: None,
+    on_step: Callable[[Run], None] | Sequence[Callable[[Run], None]] = (),
 ) -> History:
     """Train `model` to predict `train_ids` (N,) and return the losses.
 
     Unless given, warm-up takes 1/20 of the steps and `val_ids` are evaluated every 1/10 of them. The learning rate ends
     at a tenth of its peak. `seed` chooses the batches. `mixed_precision` computes in bfloat16, by default where a GPU
-    has it in hardware. `on_step` is called before the first step and after each one: `live.progress()` shows how it
-    goes, `checkpoint.Saver(path)` saves and resumes. Ctrl-C or the stop button ends training; the model keeps what it
+    has it in hardware. `on_step`, a callback or several, is called before the first step and after each one:
+    `live.progress()` shows the losses, `checkpoint.Saver(path)` saves and resumes. Ctrl-C or the stop button ends training; the model keeps what it
     learned. The model is left in training mode. Raises Diverged when the loss is no longer finite.
     """
     T = context_length or context_of(model)
@@ -158,9 +158,15 @@ def train(
         },
     )  # fmt: skip
     history, train_ids = run.history, train_ids.to(device)
+    callbacks = [on_step] if callable(on_step) else on_step
+
+    def report() -> None:
+        for callback in callbacks:
+            callback(run)
+
     model.train()
     try:
-        on_step(run)
+        report()
         start = time.perf_counter() - history.seconds
         for step in range(len(history.train), steps):
             if val_ids is not None and step % eval_every == 0:
@@ -180,8 +186,10 @@ def train(
             if val_ids is not None and step + 1 == steps:
                 history.val.append((steps, evaluate(model, val_ids, T)))
             history.seconds = time.perf_counter() - start
-            on_step(run)
+            report()
     except KeyboardInterrupt:
         history.interrupted = True
-        on_step(run)
+        report()
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise Diverged(run)
     return history

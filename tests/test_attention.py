@@ -8,7 +8,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from gptlib.attention import (
-    Attend, Head, Linear, MultiHeadAttention, attention_weights, causal_mask, merge_heads, split_heads,
+    Attend,
+    Head,
+    Linear,
+    MultiHeadAttention,
+    attention_weights,
+    causal_mask,
+    merge_heads,
+    split_heads,
 )  # fmt: skip
 
 SHAPES = [(1, 1), (5, 3), (2, 7, 5), (2, 3, 6, 4), (1, 4, 9, 1)]

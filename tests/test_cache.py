@@ -185,7 +185,7 @@ def test_a_layer_reads_on_from_its_cache(layer):
     x = torch.randn(2, 6, 12)
     for pieces in pieces_of(6):
         past = KVCache(2, 6, 4) if isinstance(layer, Head) else KVCache(2, 3, 6, 4)
-        parts = [layer(part, past) for part in x.split(pieces, dim=1)]
+        parts = [layer(part, cache=past) for part in x.split(pieces, dim=1)]
         torch.testing.assert_close(torch.cat(parts, dim=1), layer(x), rtol=1e-5, atol=1e-6)
 
 

@@ -175,7 +175,9 @@ def test_low_temperatures_approach_greedy_decoding(logits):
         assert torch.equal(probabilities.argmax(-1), logits.argmax(-1))
         torch.testing.assert_close(probabilities.max(-1).values, torch.ones(6))
     assert next_token_probs(torch.tensor([1e10, 0.0]), 1e-29).tolist() == [1, 0], "nothing overflows"
-    torch.testing.assert_close(next_token_probs(logits, temperature=1e6), torch.full((6, 50), 1 / 50), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        next_token_probs(logits, temperature=1e6), torch.full((6, 50), 1 / 50), rtol=1e-3, atol=0
+    )
 
 
 def test_the_most_likely_token_always_stays(logits):
@@ -282,7 +284,9 @@ def test_several_samples_of_one_prompt_differ(model, idx):
 # --- what cannot be ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prompt", [[], torch.zeros(1, 0), torch.zeros(1, 2, 3).long(), torch.rand(1, 3), torch.tensor(3)])
+@pytest.mark.parametrize(
+    "prompt", [[], torch.zeros(1, 0), torch.zeros(1, 2, 3).long(), torch.rand(1, 3), torch.tensor(3)]
+)
 def test_what_is_no_prompt(prompt, model):
     with pytest.raises(ValueError, match="a prompt is at least one token id"):
         generate(model, prompt, 5)
