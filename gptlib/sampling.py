@@ -8,6 +8,7 @@ B batch · T positions · V vocabulary
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def check_number(name: str, value, least: float, most: float, hint: str, kind: type = Real) -> None:
+def check_number(name: str, value: Any, least: float, most: float, hint: str, kind: type = Real) -> None:
     """Raises ValueError when `value` is neither None (where the caller allows it) nor a number in its range."""
     if not (value is None and "None" in hint or isinstance(value, kind) and least <= value <= most):
         raise ValueError(f"{name}={value!r}: give {hint}")
@@ -113,7 +114,7 @@ def stream(
     device = next(model.parameters()).device
     idx = as_prompt(idx, device)
     B, T = idx.shape
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     context, V = (config.context_length, config.vocab_size) if config else (T + max_new_tokens, float("inf"))
     check_number(
         "prompt length", T, 1, context, f"at most {context} tokens, the context: idx[:, -{context}:]", Integral
@@ -123,7 +124,8 @@ def stream(
     check_number("stop", stop, 0, V - 1, f"the id of one token, below {V}, or None", Integral)
     if isinstance(generator, int):
         generator = torch.Generator(device).manual_seed(generator)
-    cache = model.make_cache(B, min(context, T + max_new_tokens)) if hasattr(model, "make_cache") else None
+    make_cache: Any = getattr(model, "make_cache", None)
+    cache = make_cache(B, min(context, T + max_new_tokens)) if make_cache else None
     start, done = 0, torch.zeros(B, 1, dtype=torch.bool, device=device)  # the model sees the text from `start` on
     with evaluating(model):
         for _ in range(max_new_tokens):

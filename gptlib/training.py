@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,9 +65,10 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 def context_of(model: nn.Module) -> int:
     """The model's own context length; raises ValueError when it has no configuration that says so."""
-    if not hasattr(model, "config"):
+    config: Any = getattr(model, "config", None)
+    if config is None:
         raise ValueError(f"{type(model).__name__} has no config.context_length: pass context_length=…")
-    return model.config.context_length
+    return config.context_length
 
 
 @torch.no_grad()
@@ -78,12 +80,12 @@ def evaluate(model: nn.Module, ids: Tensor, context_length: int | None = None, b
     """
     T = context_length or context_of(model)
     check_length(ids, 1)
-    vocab_size = model.config.vocab_size if hasattr(model, "config") else 1
-    batch_size = batch_size or min(64, max(1, 2**26 // (T * vocab_size)))
+    config: Any = getattr(model, "config", None)
+    size = batch_size or min(64, max(1, 2**26 // (T * config.vocab_size)) if config else 64)
     device = next(model.parameters()).device
     n = (len(ids) - 1) // T * T  # the predictions that fill whole windows
     inputs, targets = ids[:n].view(-1, T), ids[1 : n + 1].view(-1, T)
-    batches = [*zip(inputs.split(batch_size), targets.split(batch_size)), (ids[None, n:-1], ids[None, n + 1 :])]
+    batches = [*zip(inputs.split(size), targets.split(size)), (ids[None, n:-1], ids[None, n + 1 :])]
     with evaluating(model):
         losses = [
             next_token_loss(model(x.to(device)), y.to(device)).item() * y.numel() for x, y in batches if y.numel()

@@ -161,7 +161,7 @@ def test_a_run_goes_on_only_with_its_own_text_and_model(tmp_path):
         {"n_head": 2},
         {"dropout": 0.1},
         {"n_embd": 24},
-    ):  # the first two have parameters of the same shapes
+    ):  # the first two: parameters of the same shapes
         other = GPT(GPTConfig(**{**vars(SMALL), **changes}))
         with pytest.raises(ValueError, match="its model is GPTConfig"):
             train(other, TEXT, **options)

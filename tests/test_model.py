@@ -113,7 +113,7 @@ def test_dropout_acts_everywhere_in_training_and_nowhere_after(part, model, idx)
     assert not torch.equal(silent(idx), model(idx))
 
 
-# --- initialization ----------------------------------------------------------------------------------------------------
+# --- initialization --------------------------------------------------------------------------------------------------
 
 
 def test_initialization_is_gpt2s():
