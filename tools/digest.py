@@ -3,9 +3,9 @@
 The rule. A notebook reaches a module of gptlib when it uses its name (`gptlib.model`, or `plot` after
 `from gptlib import plot`) or a name that `gptlib/__init__.py` imports from it (`gptlib.GPT`). From there, every import is
 followed. What cannot be resolved (a bare `gptlib`, an alias, a star) reaches every module. Of each reached module the
-syntax tree counts, without docstrings, and comments are not in it. Of data/, a file counts when its name, or for a file
-in a folder the folder's name, occurs in a string of the notebook or of a reached module. The set-up cell and the exercises' checks do not
-count: neither has a stored output that depends on them.
+syntax tree counts, without docstrings; comments are not in it. A file of data/ counts when its name, or the name of its
+folder, occurs in a string of the notebook or of a reached module. The set-up cell and the exercises' checks do not
+count: no stored output depends on them.
 """
 
 import ast
@@ -52,10 +52,10 @@ class Package:
                 if path.suffix == ".py":
                     tree = without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
                     self.trees.setdefault(name, []).append(tree)
-        self.exported = {}  # name -> the module that gptlib/__init__.py imports it from
+        self.exported: dict[str, str] = {}  # name -> the module that gptlib/__init__.py imports it from
         for node in [node for tree in self.trees.get("__init__", []) for node in ast.walk(tree)]:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gptlib."):
-                self.exported |= {alias.asname or alias.name: node.module.split(".")[1] for alias in node.names}
+                self.exported |= {alias.asname or alias.name: str(node.module).split(".")[1] for alias in node.names}
 
     def resolve(self, name: str) -> set[str]:
         """The modules behind `gptlib.name`: all of them when the name is not known."""

@@ -4,8 +4,8 @@
     python -m tools.execute --check                      run nothing, say which stored outputs belong to other code
 
 Timings and training come out differently on every run. Their cells carry the tag `nbval-ignore-output`, and keep the
-outputs that are stored while the notebook's digest stays the same: see tools/digest.py. A picture is kept by the same rule, since another processor may
-round a pixel differently. `--fresh` keeps nothing.
+outputs that are stored while the notebook's digest stays the same (tools/digest.py). A picture is kept by the same rule,
+since another CPU may round a pixel differently. `--fresh` keeps nothing.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def normalise(nb, checksum: str) -> None:
     for cell in nb.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in CELL_METADATA and v != []})
     for cell in code_cells(nb):
-        merged = []
+        merged: list = []
         for output in cell.outputs:
             if merged and output.output_type == "stream" and output.get("name") == merged[-1].get("name"):
                 merged[-1].text += output.text  # how a print is cut into messages varies
