@@ -135,12 +135,6 @@ def test_the_version_stands_in_one_place():
     assert "version =" not in (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[tool")[0]
 
 
-def test_the_changelog_begins_with_this_version():
-    tree = MODULES["__init__"]
-    version = next(n.value.value for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__version__")
-    assert version in re.search(r"^## .*$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)[0]
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_readme_gives_the_minutes_of_the_headers(path):
     stated = r"\*\*Time\*\* about (\d+) minutes to read(?:, and (\d+) for the exercises)?;"
