@@ -4,8 +4,8 @@
     python -m tools.execute --check                      run nothing, say which stored outputs belong to other code
 
 Timings and training come out differently on every run. Their cells carry the tag `nbval-ignore-output`, and keep the
-outputs that are stored while the notebook's digest stays the same (tools/digest.py). A picture is kept by the same rule,
-since another CPU may round a pixel differently. `--fresh` keeps nothing.
+outputs that are stored while the notebook's digest stays the same (tools/digest.py). A picture is kept by the same
+rule, since another CPU may round a pixel differently. `--fresh` keeps nothing.
 """
 
 import argparse
