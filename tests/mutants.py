@@ -3,8 +3,8 @@
     python tests/mutants.py            all of them
     python tests/mutants.py mask head  those with one of these words in their name
 
-A fault is one edit: {file: {old: {new: name}}}. `old` stands once in the file; where it no longer does, the run stops and
-names it. The tests of the edited module run first, then all the other core tests, until one fails.
+A fault is one edit: {file: {old: {new: name}}}. `old` stands once in the file; where it no longer does, the run
+stops and names it. The tests of the edited module run first, then all the other core tests, until one fails.
 """
 
 import os
@@ -25,9 +25,33 @@ FAULTS = {
         "scores.softmax(dim=-1)": {"scores.softmax(dim=-2)": "softmax over the queries"},
         "/ math.sqrt(D)": {"": "scale left out of the weights", "/ D": "scale by D without the root, weights"},
         "x.transpose(-3, -2).flatten(-2)": {"x.flatten(-3, -2)": "heads merged without the transpose"},
+        "is_causal=self.causal and T == S)": {
+            "is_causal=False)": "no mask, kernel",
+            "is_causal=self.causal and T == S, scale=1.0)": "scale left out of the kernel",
+        },
+        "    if causal:\n": {"    if False:\n": "no mask, weights"},
+        ".triu(1 + S - T)": {
+            ".triu(2 + S - T)": "mask one to the right, weights",
+            ".triu(S - T)": "mask one to the left, weights",
+        },
+        "self.dropout if self.training else 0.0": {"self.dropout": "dropout on the weights in evaluation"},
     },
     "model.py": {
         'nn.GELU(approximate="tanh")': {"nn.GELU()": "exact GELU"},
+        "x = x + self.attention(self.norm1(x), past)": {
+            "x = self.attention(self.norm1(x), past)": "residual around attention dropped",
+            "x = self.norm1(x + self.attention(x, past))": "post-norm for pre-norm, attention",
+            "x = self.norm1(x) + self.attention(self.norm1(x), past)": "residual taken after the norm",
+        },
+        "x = x + self.feed_forward(self.norm2(x))": {
+            "x = self.feed_forward(self.norm2(x))": "residual around feed-forward dropped",
+            "x = self.norm2(x + self.feed_forward(x))": "post-norm for pre-norm, feed-forward",
+        },
+        "self.head(self.norm(x))": {"self.head(x)": "final norm left out"},
+        "self.head.weight = self.token_embedding.weight": {"pass": "output layer not tied"},
+        "self.token_embedding(idx) + self.position_embedding(positions)": {
+            "self.token_embedding(idx)": "position embedding left out"
+        },
     },
     "data.py": {
         "ids[:cut], ids[cut:]": {"ids[:cut], ids[:cut]": "validation set taken from the training set"},
@@ -36,6 +60,13 @@ FAULTS = {
     },
     "sampling.py": {
         "logits < kth": {"logits <= kth": "top-k drops the k-th"},
+        "logits.topk(k, dim=-1)": {"logits.topk(min(k + 1, logits.shape[-1]), dim=-1)": "top-k keeps one more"},
+        "tail <= 1 - p": {"tail < 1 - p + ascending.softmax(dim=-1)": "top-p one short"},
+        "cut.scatter(-1, order, cut)": {"cut": "top-p not put back in order"},
+        "(logits - highest) / temperature": {
+            "(logits - highest) * temperature": "temperature multiplies",
+            "logits / temperature": "a low temperature overflows",
+        },
         "generator=generator)": {"generator=None)": "generator ignored by generation"},
     },
     "training.py": {
@@ -46,6 +77,12 @@ FAULTS = {
         '"weight_decay": 0.0}': {'"weight_decay": weight_decay}': "weight decay on biases"},
         "            optimizer.zero_grad()\n": {"": "gradient not cleared"},
     },
+    "positions.py": {
+        "(-2 * pair / channels)": {"(-4 * pair / channels)": "frequencies fall twice as fast"},
+        "[first * cos - second * sin, first * sin + second * cos]": {
+            "[first * cos + second * sin, second * cos - first * sin]": "rotation the other way"
+        },
+    },
     "probe.py": {
         "hook.remove()": {"pass": "hooks left on the model"},
     },
@@ -53,6 +90,9 @@ FAULTS = {
         "counts[now] += often[w]": {"counts[now] += 1": "new pairs count once"},
         "len(merges) < n_merges": {"len(merges) <= n_merges": "one merge too many"},
         "'t|'re|'ve": {"'t|'ve": "an ending forgotten"},
+        "counts[old] -= often[w]": {"pass": "pairs taken away still count"},
+        "| ?[0-9]+": {"|[0-9]+": "numbers without their space"},
+        r"|\s+(?!\S)|\s+": {r"|\s+": "the last space is not left to the word"},
     },
 }
 

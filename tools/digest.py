@@ -1,11 +1,11 @@
 """Which code, data and libraries the stored outputs of a notebook depend on, as one checksum.
 
-The rule. A notebook reaches a module of gptlib when it uses its name (`gptlib.model`, or `plot` after
-`from gptlib import plot`) or a name that `gptlib/__init__.py` imports from it (`gptlib.GPT`). From there, every import
-is followed. What cannot be resolved (a bare `gptlib`, an alias, a star) reaches every module. Of each reached module the
-syntax tree counts, without docstrings; comments are not in it. A file of data/ counts when its name, or the name of its
-folder, occurs in a string of the notebook or of a reached module. The set-up cell and the exercises' checks do not
-count: no stored output depends on them.
+The rule. A notebook reaches a module of gptlib when it uses its name (`gptlib.model`, or `plot` after `from gptlib
+import plot`) or a name that `gptlib/__init__.py` imports from it (`gptlib.GPT`). From there, every import is
+followed. What cannot be resolved (a bare `gptlib`, an alias, a star) reaches every module. Of each reached module the
+syntax tree counts, without docstrings; comments are not in it. A file of data/ counts when its name, or the name of
+its folder, occurs in a string of the notebook or of a reached module. The set-up cell and the exercises' checks do
+not count: no stored output depends on them.
 """
 
 import ast

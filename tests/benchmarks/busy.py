@@ -1,4 +1,4 @@
-"""Training a small GPT with one and two threads, alone and beside a busy program, with and without waiting threads asleep.
+"""Training a small GPT with one and two threads, idle and beside a busy program, with spinning and sleeping threads.
 
     python tests/benchmarks/busy.py            400 steps, 1 layer, 32 channels
     python tests/benchmarks/busy.py 100        100 steps
