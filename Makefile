@@ -12,8 +12,9 @@ WORKERS ?= 2
 # PyTorch's threads spin while they wait, which makes training several times slower beside another busy program.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-# No notebooks, no exercises' bank of answers, no browser, no second Jupyter.
-SLOW := browser checks checks_first colab exercises notebooks
+# The core: no notebooks, no exercises, no browser, no transformers.
+QUICK := $(wildcard $(addprefix tests/test_,$(addsuffix .py,attention positions model sampling training checkpoint data \
+	tokenizers ngram probe repository)))
 
 .PHONY: help lab check quick test lint fix notebooks stamp pictures mutants bench
 .DEFAULT_GOAL := help
@@ -46,7 +47,7 @@ lint: $(STAMP)
 	@$(PY) -m tools.execute --check
 
 quick: $(STAMP)
-	@$(PY) -m pytest -q -n $(WORKERS) --dist loadfile tests $(SLOW:%=--ignore=tests/test_%.py) $(PYTEST_FLAGS)
+	@$(PY) -m pytest -q -n $(WORKERS) --dist loadfile $(QUICK) $(PYTEST_FLAGS)
 
 # A file's tests, and so a notebook's cells, stay together in one process.
 test: $(STAMP)
