@@ -16,7 +16,7 @@ import time
 STEPS = int(sys.argv[1]) if len(sys.argv) > 1 else 400
 LIMIT = 2.5  # with the setting of the course, busy costs at most this many times idle
 TIMEOUT = 600  # seconds for one training
-SPIN = "while True: pass"
+SPIN = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: pass"  # ends with this program
 TRAIN = f"""
 import time, torch
 from torch import nn
