@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from pathlib import Path
 
 from gptlib.files import atomic_write, data_dir, read_verified
@@ -47,7 +47,6 @@ def train_bpe(pre_tokens: Mapping[str, int], n_merges: int) -> list[Pair]:
     """The first `n_merges` merges, in order, from how often each pre-token occurs; fewer when no pair is left.
 
     Each merge joins the most frequent pair at that point; ties go to the lower first id, then to the lower second.
-    The time grows with the number of pairs that are merged, however long a pre-token is.
 
     >>> train_bpe({"abab": 1, "ab": 2}, n_merges=2)
     [(64, 65), (256, 256)]
@@ -62,8 +61,7 @@ def train_bpe(pre_tokens: Mapping[str, int], n_merges: int) -> list[Pair]:
     for i, pair in enumerate(zip(ids, ids[1:])):
         counts[pair] += freqs[i]
         positions[pair].append(i)
-    queue = [(-count, pair) for pair, count in counts.items() if GAP not in pair]  # the most frequent comes out first
-    heapify(queue)
+    queue = sorted((-count, pair) for pair, count in counts.items() if GAP not in pair)  # a heap: most frequent first
     merges: list[Pair] = []
     while queue and queue[0][0] < 0 and len(merges) < n_merges:
         count, pair = heappop(queue)
@@ -78,9 +76,8 @@ def train_bpe(pre_tokens: Mapping[str, int], n_merges: int) -> list[Pair]:
                 continue
             for start in previous[i], j:  # the neighbors' pairs with the two tokens
                 counts[ids[start], ids[following[start]]] -= freqs[i]
-            following[i] = following[j]
-            previous[following[j]] = i
             ids[i], ids[j] = new, GAP
+            following[i], previous[following[j]] = following[j], i
             for start in previous[i], i:  # and with the new token
                 neighbors = ids[start], ids[following[start]]
                 counts[neighbors] += freqs[i]
@@ -93,15 +90,12 @@ def train_bpe(pre_tokens: Mapping[str, int], n_merges: int) -> list[Pair]:
 
 
 def apply_merges(ranks: Mapping[Pair, int], ids: list[int]) -> list[int]:
-    """Merge pairs in `ids` (T,), the lowest rank first and from the left, until no pair has a rank.
-
-    A queue holds the positions where a merge is possible, so the time grows as T log T.
+    """Merge pairs in `ids` (T,), the lowest rank first and from the left, until no pair has a rank; takes T log T time.
 
     >>> apply_merges({(1, 2): 0, (256, 3): 1}, [1, 2, 3, 1, 2])
     [257, 256]
     """
-    queue = [(ranks[pair], i) for i, pair in enumerate(zip(ids, ids[1:]), start=1) if pair in ranks]
-    heapify(queue)
+    queue = sorted((ranks[pair], i) for i, pair in enumerate(zip(ids, ids[1:]), start=1) if pair in ranks)
     ids = [GAP, *ids, GAP]
     previous, following = list(range(-1, len(ids) - 1)), list(range(1, len(ids) + 1))
     while queue:
@@ -110,11 +104,10 @@ def apply_merges(ranks: Mapping[Pair, int], ids: list[int]) -> list[int]:
         if ranks.get((ids[i], ids[j])) != rank:  # one of the two has been merged with another since
             continue
         ids[i], ids[j] = 256 + rank, GAP
-        following[i] = following[j]
-        previous[following[j]] = i
-        for left in (previous[i], i):
-            if (next_rank := ranks.get((ids[left], ids[following[left]]))) is not None:
-                heappush(queue, (next_rank, left))
+        following[i], previous[following[j]] = following[j], i
+        for start in previous[i], i:
+            if (next_rank := ranks.get((ids[start], ids[following[start]]))) is not None:
+                heappush(queue, (next_rank, start))
     return [token for token in ids if token != GAP]
 
 
@@ -138,8 +131,6 @@ def byte_ids(text: str) -> list[int]:
 
 class BPETokenizer:
     """A tokenizer whose ids are the bytes, then the results of `merges` (pairs of tokens), then the special tokens.
-
-    Every text can be encoded. A special token is encoded like other text unless `encode` is told to allow it.
 
     >>> BPETokenizer([(b"t", b"h"), (b"th", b"e")]).encode("the hat")
     [257, 220, 71, 64, 83]
@@ -173,8 +164,9 @@ class BPETokenizer:
             raise ValueError(f"vocab_size is {vocab_size}, but bytes and special tokens are {untrained.vocab_size}")
         pairs = train_bpe(Counter(pre_tokenize(text)), n_merges)
         if len(pairs) < n_merges:
-            most = untrained.vocab_size + len(pairs)
-            raise ValueError(f"this text has only {len(pairs)} merges: use a longer text, or a vocab_size of {most}")
+            raise ValueError(
+                f"this text has {len(pairs)} merges, not {n_merges}: use a longer one or a lower vocab_size"
+            )
         tokens = untrained.vocabulary[:256]
         for left, right in pairs:
             tokens.append(tokens[left] + tokens[right])
@@ -188,33 +180,27 @@ class BPETokenizer:
 
     @classmethod
     def load(cls, path: str | Path, special_tokens: Iterable[str] | None = None) -> "BPETokenizer":
-        """Read the merges at `path`, and the special tokens from the `vocab.json` or `tokenizer.json` beside it.
+        """Read the merges at `path`, and the special tokens from the `vocab.json` beside it unless they are given.
 
-        Neither is needed for GPT-2's own merges, or where `special_tokens` are given. Raises ValueError for a damaged
-        file, and for ids in another order than bytes, merges, special tokens.
+        Raises ValueError when the two do not agree; GPT-2's own merges need no `vocab.json`.
         """
-        path = Path(path)
-        content = path.read_bytes()
+        path, content = Path(path), Path(path).read_bytes()
+        merges, vocab = read_merges(content), path.with_name("vocab.json")
         if special_tokens is None and hashlib.sha256(content).hexdigest() == GPT2_MERGES[1]:
             special_tokens = [END_OF_TEXT]
-        try:
-            merges = read_merges(content)
-            if special_tokens is not None:
-                return cls(merges, special_tokens)
-            ids = read_ids(path.parent)
-            tokenizer = cls(merges, sorted(ids, key=ids.__getitem__)[256 + len(merges) :])
-            for i, token in enumerate(tokenizer._written()):
-                if ids.get(token) != i:
-                    raise ValueError(f"{token!r} has id {i}, but {ids.get(token)} in the vocabulary beside it")
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        if special_tokens is not None:
+            return cls(merges, special_tokens)
+        if not vocab.is_file():
+            raise ValueError(f"there is no vocab.json beside {path}: pass special_tokens=[…], in order of their ids")
+        ids = json.loads(vocab.read_text(encoding="utf-8"))
+        tokenizer = cls(merges, sorted(ids, key=ids.get)[256 + len(merges) :])
+        for i, token in enumerate(tokenizer._written()):
+            if ids.get(token) != i:
+                raise ValueError(f"{vocab} gives {token!r} the id {ids.get(token)}, but {path.name} gives it {i}")
         return tokenizer
 
     def save(self, path: str | Path) -> None:
-        """Write the merges to `path` in the format of GPT-2's `vocab.bpe`, and all ids to the `vocab.json` beside it.
-
-        Each file is written atomically. Hugging Face's tokenizers read the two as well.
-        """
+        """Write the merges to `path` in the format of GPT-2's `vocab.bpe`, and all ids to `vocab.json` beside it."""
         path, tokens = Path(path), self._written()
         ids = {token: i for i, token in enumerate(tokens)}
         if len(ids) < len(tokens) or path.name == "vocab.json":
@@ -230,12 +216,11 @@ class BPETokenizer:
         return ["".join(BYTE_TO_UNICODE[byte] for byte in token) for token in plain] + list(self.special_tokens)
 
     def encode(self, text: str, allowed_special: Iterable[str] = ()) -> list[int]:
-        """The ids of `text`, where only the special tokens in `allowed_special` are replaced by their ids."""
+        """The ids of any `text`; a special token is encoded like other text unless it is in `allowed_special`."""
         check_encodable(text)
         allowed = sorted(allowed_special, key=len, reverse=True)  # where two begin alike, the longer one matches
-        for name in allowed:
-            if name not in self._special:
-                raise ValueError(f"{name!r} is no special token; allowed_special takes a list of {self.special_tokens}")
+        if unknown := [name for name in allowed if name not in self._special]:
+            raise ValueError(f"{unknown[0]!r} is no special token; allowed_special is a list of {self.special_tokens}")
         parts = re.split("(" + "|".join(map(re.escape, allowed)) + ")", text) if allowed else [text]
         ids: list[int] = []
         for part in parts:
@@ -256,28 +241,14 @@ class BPETokenizer:
 
 
 def read_merges(content: bytes) -> list[tuple[bytes, bytes]]:
-    """The merges in a file; raises ValueError that names the first line that is damaged."""
-    header, *lines = content.decode("utf-8", errors="replace").split("\n")
-    if not header.startswith(HEADER) or not lines:
-        raise ValueError(f"line 1 is {header[:40]!r}, but a file of merges begins with {HEADER!r}")
-    merges = []
-    for number, line in enumerate(lines[:-1], start=2):
+    """The merges in a file; raises ValueError that names the first damaged line."""
+    merges, lines = [], content.decode("utf-8", errors="replace").split("\n")
+    if not lines[0].startswith(HEADER) or lines[-1]:
+        raise ValueError(f"a file of merges begins with {HEADER!r} and ends with a newline: this file is damaged")
+    for number, line in enumerate(lines[1:-1], start=2):
         try:
             left, right = (bytes(UNICODE_TO_BYTE[character] for character in token) for token in line.split(" "))
         except (KeyError, ValueError):
             raise ValueError(f"line {number} is {line!r}, but a merge is two tokens with one space between") from None
         merges.append((left, right))
-    if lines[-1]:
-        raise ValueError(f"line {len(lines) + 1} does not end with a newline: the file was cut short")
     return merges
-
-
-def read_ids(folder: Path) -> dict[str, int]:
-    """Token to id, from the `vocab.json` or else the `tokenizer.json` (of Hugging Face) in `folder`."""
-    try:
-        if (folder / "vocab.json").is_file():
-            return dict(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
-        stored = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        return stored["model"]["vocab"] | {token["content"]: token["id"] for token in stored["added_tokens"]}
-    except (OSError, KeyError, TypeError, ValueError):
-        raise ValueError("no readable vocab.json or tokenizer.json is beside it: pass special_tokens=[…]") from None
