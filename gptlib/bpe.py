@@ -25,11 +25,7 @@ GAP = -1  # an id for no token: the border of a pre-token, or what is left of a 
 
 
 def pre_tokenize(text: str) -> list[str]:
-    """Split `text` into pre-tokens; joined, they are `text` again.
-
-    >>> pre_tokenize("I'll go in 1603.")
-    ['I', "'ll", ' go', ' in', ' 1603', '.']
-    """
+    """Split `text` into pre-tokens; joined, they are `text` again: "I'll go." -> ["I", "'ll", " go", "."]."""
     if text.isascii():
         return PATTERN.findall(text)
     # Python's `re` has no class for the letters of all scripts, so the pattern is matched on a copy of the text in
@@ -46,10 +42,8 @@ def ascii_class(character: str) -> str:
 def train_bpe(pre_tokens: Mapping[str, int], n_merges: int) -> list[Pair]:
     """The first `n_merges` merges, in order, from how often each pre-token occurs; fewer when no pair is left.
 
-    Each merge joins the most frequent pair at that point; ties go to the lower first id, then to the lower second.
-
-    >>> train_bpe({"abab": 1, "ab": 2}, n_merges=2)
-    [(64, 65), (256, 256)]
+    Each merge joins the most frequent pair at that point; ties go to the lower first id, then to the lower second:
+    {"abab": 1, "ab": 2} -> [(64, 65), (256, 256)], where 64 and 65 are a and b.
     """
     ids, freqs = [GAP], [0]  # all pre-tokens, one after another, with a gap between them
     for pre_token, freq in pre_tokens.items():
@@ -92,8 +86,7 @@ def train_bpe(pre_tokens: Mapping[str, int], n_merges: int) -> list[Pair]:
 def apply_merges(ranks: Mapping[Pair, int], ids: list[int]) -> list[int]:
     """Merge pairs in `ids` (T,), the lowest rank first and from the left, until no pair has a rank; takes T log T time.
 
-    >>> apply_merges({(1, 2): 0, (256, 3): 1}, [1, 2, 3, 1, 2])
-    [257, 256]
+    Ranks {(1, 2): 0, (256, 3): 1} and ids [1, 2, 3, 1, 2] -> [257, 256].
     """
     queue = sorted((ranks[pair], i) for i, pair in enumerate(zip(ids, ids[1:]), start=1) if pair in ranks)
     ids = [GAP, *ids, GAP]
@@ -164,8 +157,9 @@ class BPETokenizer:
             raise ValueError(f"vocab_size is {vocab_size}, but bytes and special tokens are {untrained.vocab_size}")
         pairs = train_bpe(Counter(pre_tokenize(text)), n_merges)
         if len(pairs) < n_merges:
+            most = untrained.vocab_size + len(pairs)
             raise ValueError(
-                f"this text has {len(pairs)} merges, not {n_merges}: use a longer one or a lower vocab_size"
+                f"this text is too short: it has a vocab_size of at most {most}, after {len(pairs)} merges"
             )
         tokens = untrained.vocabulary[:256]
         for left, right in pairs:
@@ -175,8 +169,7 @@ class BPETokenizer:
     @classmethod
     def gpt2(cls) -> "BPETokenizer":
         """GPT-2's vocabulary of 50,257 tokens, from the data folder."""
-        file, sha256 = GPT2_MERGES
-        return cls(read_merges(read_verified(data_dir() / file, sha256)))
+        return cls(read_merges(read_verified(data_dir() / GPT2_MERGES[0], GPT2_MERGES[1])))
 
     @classmethod
     def load(cls, path: str | Path, special_tokens: Iterable[str] | None = None) -> "BPETokenizer":
@@ -207,8 +200,7 @@ class BPETokenizer:
             raise ValueError("a special token is written like another token, or the merges would replace vocab.json")
         lines = [HEADER, *(f"{tokens[left]} {tokens[right]}" for left, right in self._ranks), ""]
         atomic_write(path, lambda new: new.write_bytes("\n".join(lines).encode("utf-8")))
-        vocab = json.dumps(ids, ensure_ascii=False).encode("utf-8")
-        atomic_write(path.with_name("vocab.json"), lambda new: new.write_bytes(vocab))
+        atomic_write(path.with_name("vocab.json"), lambda new: new.write_bytes(json.dumps(ids).encode("utf-8")))
 
     def _written(self) -> list[str]:
         """The tokens in order of id, as GPT-2's files write them: b" the" -> "Ġthe"."""

@@ -41,10 +41,8 @@ class CharTokenizer:
         try:
             return [self._ids[character] for character in text]
         except KeyError:
-            position = next(i for i, character in enumerate(text) if character not in self._ids)
-            raise ValueError(
-                f"{text[position]!r} at position {position} is not in the vocabulary of {self.vocab_size} characters"
-            ) from None
+            at = next(i for i, character in enumerate(text) if character not in self._ids)
+            raise ValueError(f"{text[at]!r} at position {at} is not in the vocabulary of {self.vocab_size}") from None
 
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(tokens_of(ids, self.vocabulary))
@@ -73,7 +71,6 @@ class WordTokenizer:
 
     @classmethod
     def from_vocabulary(cls, vocabulary: list[str]) -> "WordTokenizer":
-        """The tokenizer with this vocabulary, as saved beside a model."""
         if list(vocabulary[:1]) != [cls.unknown] or len(set(vocabulary)) < len(vocabulary):
             raise ValueError(f"a vocabulary of words holds {cls.unknown} first, then each word once")
         check_encodable("".join(vocabulary))
