@@ -18,7 +18,6 @@ from gptlib.files import atomic_write, data_dir, read_verified
 from gptlib.tokenizers import check_encodable, tokens_of
 
 Pair = tuple[int, int]
-
 # Words with the space before them, numbers, runs of other symbols, and whitespace: no merge crosses these borders.
 PATTERN = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?[a-zA-Z]+| ?[0-9]+| ?[^\sa-zA-Z0-9]+|\s+(?!\S)|\s+", re.ASCII)
 GAP = -1  # an id for no token: the border of a pre-token, or what is left of a token merged into the one before it
@@ -158,9 +157,7 @@ class BPETokenizer:
         pairs = train_bpe(Counter(pre_tokenize(text)), n_merges)
         if len(pairs) < n_merges:
             most = untrained.vocab_size + len(pairs)
-            raise ValueError(
-                f"this text is too short: it has a vocab_size of at most {most}, after {len(pairs)} merges"
-            )
+            raise ValueError(f"this text has only {len(pairs)} merges: use a longer one, or a vocab_size of {most}")
         tokens = untrained.vocabulary[:256]
         for left, right in pairs:
             tokens.append(tokens[left] + tokens[right])
@@ -173,14 +170,11 @@ class BPETokenizer:
 
     @classmethod
     def load(cls, path: str | Path, special_tokens: Iterable[str] | None = None) -> "BPETokenizer":
-        """Read the merges at `path`, and the special tokens from the `vocab.json` beside it unless they are given.
-
-        Raises ValueError when the two do not agree; GPT-2's own merges need no `vocab.json`.
-        """
+        """Read what `save` wrote; merges without a `vocab.json` need `special_tokens`, unless they are GPT-2's own."""
         path, content = Path(path), Path(path).read_bytes()
         merges, vocab = read_merges(content), path.with_name("vocab.json")
         if special_tokens is None and hashlib.sha256(content).hexdigest() == GPT2_MERGES[1]:
-            special_tokens = [END_OF_TEXT]
+            special_tokens = (END_OF_TEXT,)
         if special_tokens is not None:
             return cls(merges, special_tokens)
         if not vocab.is_file():

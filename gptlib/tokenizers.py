@@ -36,7 +36,6 @@ class CharTokenizer:
         return tokenizer
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`; raises ValueError, with its position, for a character outside the vocabulary."""
         check_encodable(text)
         try:
             return [self._ids[character] for character in text]
@@ -117,5 +116,5 @@ def check_encodable(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        problem = f"{text[error.start]!r} at position {error.start} is half a character (a lone surrogate)"
-        raise ValueError(f"{problem}: read the text again with the right encoding") from None
+        half = f"{text[error.start]!r} at position {error.start} is half a character (a lone surrogate)"
+        raise ValueError(f"{half}: read the text again with the right encoding") from None

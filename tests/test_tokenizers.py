@@ -80,13 +80,13 @@ def test_shakespeare_has_65_characters():
 
 
 def test_an_unseen_character_is_named_with_its_place():
-    with pytest.raises(ValueError, match="'é' at position 3 is not among the 7 characters"):
+    with pytest.raises(ValueError, match="'é' at position 3 is not in the vocabulary of 7"):
         CharTokenizer("the cafe").encode("theé é")
 
 
 @pytest.mark.parametrize("kind", [CharTokenizer, WordTokenizer])
 def test_an_empty_text_has_no_vocabulary(kind):
-    with pytest.raises(ValueError, match="needs a text with at least one"):
+    with pytest.raises(ValueError, match="needs a text"):
         kind("")
 
 
@@ -257,7 +257,7 @@ def test_a_vocabulary_is_the_bytes_then_the_merges_then_the_special_tokens():
     ],
 )
 def test_merges_that_cannot_be_are_named(merges, rank):
-    with pytest.raises(ValueError, match=f"merge {rank} .*joins {re.escape(repr(merges[rank][0]))} and .*in the order"):
+    with pytest.raises(ValueError, match=f"merge {rank} of {re.escape(repr(merges[rank][0]))} and"):
         BPETokenizer(merges)
 
 
@@ -394,7 +394,7 @@ def test_a_vocabulary_has_room_for_the_bytes_and_the_special_tokens(names):
     least = 256 + len(names)
     assert BPETokenizer.train(VERSE, least, names).vocab_size == least
     for size in (least - 1, 0, -1):
-        with pytest.raises(ValueError, match=f"at least {least}, 256 bytes and {len(names)} special.*got {size}"):
+        with pytest.raises(ValueError, match=f"vocab_size is {size}, but .* are {least}"):
             BPETokenizer.train(VERSE, size, names)
 
 
@@ -403,8 +403,7 @@ def test_a_text_with_too_few_pairs_says_how_far_it_goes(text, n_merges):
     """' b' is a piece; 20 letters are halved down to 10, 5, 3, 2 and 1, and 8 different ones joined by 7."""
     assert BPETokenizer.train(text, 257 + n_merges).vocab_size == 257 + n_merges
     for size in (257 + n_merges + 1, 5000):
-        match = f"after {n_merges} merges.*{size - 257} merges were asked for.*vocab_size of at most {257 + n_merges}"
-        with pytest.raises(ValueError, match=match):
+        with pytest.raises(ValueError, match=f"only {n_merges} merges.*vocab_size of {257 + n_merges}$"):
             BPETokenizer.train(text, size)
 
 
@@ -482,54 +481,47 @@ def load_damaged(content: bytes, tmp_path) -> BPETokenizer:
     return BPETokenizer.load(tmp_path / "damaged.txt", ["<|é|>"])
 
 
-def test_a_file_cut_short_is_noticed_at_every_byte(content, tmp_path):
+def test_a_file_cut_short_is_refused_at_every_byte(content, tmp_path):
     whole = BPETokenizer.load(tmp_path / "merges.txt")
     for end in range(len(content)):
         line = content[:end].count(b"\n") + 1
         if content[:end].endswith(b"\n"):  # between two lines: a file of fewer merges, like any other
             assert load_damaged(content[:end], tmp_path).vocabulary[: 254 + line] == whole.vocabulary[: 254 + line]
         else:
-            with pytest.raises(ValueError, match=rf"damaged.txt: line {line}\b"):
+            with pytest.raises(ValueError, match="begins with .* and ends with a newline"):
                 load_damaged(content[:end], tmp_path)
 
 
-def test_a_byte_that_is_no_text_is_noticed_wherever_it_stands(content, tmp_path):
-    for place in [*range(len(HEADER)), *range(content.index(b"\n") + 1, len(content))]:
-        line = content[:place].count(b"\n") + 1
-        with pytest.raises(ValueError, match=rf"damaged.txt: line {line}\b"):
-            load_damaged(content[:place] + b"\xff" + content[place + 1 :], tmp_path)
+def test_a_byte_that_is_not_utf8_is_refused_with_its_line(content, tmp_path):
+    for position in [*range(len(HEADER)), *range(content.index(b"\n") + 1, len(content))]:
+        line = content[:position].count(b"\n") + 1
+        last = position == len(content) - 1
+        with pytest.raises(ValueError, match="begins with" if line == 1 or last else rf"line {line} is"):
+            load_damaged(content[:position] + b"\xff" + content[position + 1 :], tmp_path)
 
 
-def test_lines_that_need_each_other_do_not_change_places(content, tmp_path):
+def test_merges_in_another_order_are_refused(content, tmp_path):
     lines = content.decode().split("\n")
-    needed = next(i for i, line in enumerate(lines[1:-1], 1) if len(line) > 3)  # the first merge of a merge
+    needed = next(i for i, line in enumerate(lines[1:-1], 1) if len(line) > 3)  # the first merge of a merged token
     made = [line.replace(" ", "") for line in lines]
     needs = max(made.index(token) for token in lines[needed].split(" ") if len(token) > 1)
     lines[needed], lines[needs] = lines[needs], lines[needed]
-    with pytest.raises(ValueError, match=rf"damaged.txt: .*\bline {needs + 1}\b"):
+    with pytest.raises(ValueError, match=f"merge {needs - 1} of"):
         load_damaged("\n".join(lines).encode(), tmp_path)
 
 
 @pytest.mark.parametrize("damaged", ["", "th", "t h e", "t  h", " h", "t ", "t 東", "t h\r", "t\u00a0h", "T h", "t\th"])
 def test_a_line_that_is_no_merge_is_named(damaged, tmp_path):
     lines = [HEADER, "T h", "o f", damaged, "a n", ""]  # T h is a merge, but not a second time
-    with pytest.raises(ValueError, match=r"damaged.txt: .*\bline 4\b"):
+    with pytest.raises(ValueError, match=r"line 4 is|merge 2 of"):
         load_damaged("\n".join(lines).encode(), tmp_path)
     lines[3] = "t h"
     assert load_damaged("\n".join(lines).encode(), tmp_path).vocab_size == 261
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        "",
-        "t h",
-        "# version: 0.2",
-        "\ufeff#version: 0.2",
-    ],
-)
-def test_a_first_line_that_is_none_is_named(first, tmp_path):
-    with pytest.raises(ValueError, match=r"damaged.txt: line 1 is"):
+@pytest.mark.parametrize("first", ["", "t h", "# version: 0.2", "\ufeff#version: 0.2"])
+def test_another_first_line_is_refused(first, tmp_path):
+    with pytest.raises(ValueError, match="begins with '#version: 0.2'"):
         load_damaged(f"{first}\nt h\n".encode(), tmp_path)
 
 
@@ -539,27 +531,42 @@ def test_special_tokens_that_come_first_are_refused_and_not_read_as_other_ids(tm
         [gptlib.load_text("kennedy")], vocab_size=300, special_tokens=[END_OF_TEXT], show_progress=False
     )
     theirs.save_model(str(tmp_path))
-    with pytest.raises(ValueError, match=r"merges.txt: .*'!' the id 1.* 0\b"):
+    with pytest.raises(ValueError, match=r"vocab.json gives '!' the id 1, but merges.txt gives it 0\b"):
         BPETokenizer.load(tmp_path / "merges.txt")
     (tmp_path / "vocab.json").unlink()
-    theirs.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ValueError, match="'!' the id 1"):
-        BPETokenizer.load(tmp_path / "merges.txt")
-    (tmp_path / "tokenizer.json").unlink()
-    with pytest.raises(ValueError, match="vocab.json or tokenizer.json"):
+    with pytest.raises(ValueError, match="no vocab.json beside .*special_tokens="):
         BPETokenizer.load(tmp_path / "merges.txt")
     assert BPETokenizer.load(tmp_path / "merges.txt", [END_OF_TEXT]).vocab_size == 300
 
 
-def test_ids_come_from_a_tokenizer_json_of_huggingface(small, tmp_path):
+def test_special_tokens_come_from_the_vocab_json_of_huggingface(small, tmp_path):
     small.save(tmp_path / "merges.txt")
+    ids = json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8")) | {"<|user|>": 512}
+    (tmp_path / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
     theirs = huggingface(*tokenizers.models.BPE.read_file(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt")))
     theirs.add_special_tokens([END_OF_TEXT, "<|user|>"])
-    theirs.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "vocab.json").unlink()
     ours = BPETokenizer.load(tmp_path / "merges.txt")
     assert ours.special_tokens == (END_OF_TEXT, "<|user|>")
-    assert ours.encode(FOREIGN + END_OF_TEXT, [END_OF_TEXT]) == theirs.encode(FOREIGN + END_OF_TEXT).ids
+    text = FOREIGN + END_OF_TEXT + "<|user|>"
+    assert ours.encode(text, ours.special_tokens) == theirs.encode(text).ids
+
+
+@pytest.mark.parametrize("change", [{"Ġt": 257, "he": 256}, {"Ġt": 999}, {"!": None}])
+def test_a_vocab_json_that_does_not_match_the_merges_is_refused(change, tmp_path):
+    BPETokenizer([(b" ", b"t"), (b"h", b"e")]).save(tmp_path / "merges.txt")
+    ids = json.loads((tmp_path / "vocab.json").read_text(encoding="utf-8")) | change
+    ids = {token: i for token, i in ids.items() if i is not None}
+    (tmp_path / "vocab.json").write_text(json.dumps(ids), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"vocab.json gives {next(iter(change))!r} the id .*, but merges.txt gives it"):
+        BPETokenizer.load(tmp_path / "merges.txt")
+
+
+def test_tokens_that_a_vocab_json_cannot_hold_are_refused(small, tmp_path):
+    with pytest.raises(ValueError, match="written like another token"):
+        BPETokenizer([], ["a"]).save(tmp_path / "merges.txt")
+    with pytest.raises(ValueError, match="would replace vocab.json"):
+        small.save(tmp_path / "vocab.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", [CharTokenizer, WordTokenizer])
@@ -600,7 +607,7 @@ def test_a_place_that_is_none_for_a_file_is_named(small, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere"):
         small.save(tmp_path / "nowhere" / "merges.txt")
     for missing in (tmp_path / "nothing.txt", str(tmp_path)):
-        with pytest.raises(FileNotFoundError, match="no file of merges at"):
+        with pytest.raises(OSError, match=re.escape(str(missing))):
             BPETokenizer.load(missing)
 
 
