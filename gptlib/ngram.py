@@ -139,7 +139,7 @@ class NGram:
         ids, V = _as_array(ids, self.vocab_size, at_least=self.order), self.vocab_size
         if self.order == 1:
             grams, counts = np.unique(ids, return_counts=True)
-            total = len(ids) + (V if self.add_one else 0)  # with add-one, 1 / total of each token is a pseudo-count
+            total = len(ids) + (V if self.add_one else 0)  # add-one: the backoff, V / total, is 1 / total per token
             self.levels = [_Level(None, 1, grams, counts / total, np.array([0]), np.array([1 - len(ids) / total]))]
             return self
         self.levels, codes, n_codes = [], np.zeros(len(ids), dtype=np.int64), 1  # codes of the k tokens before each

@@ -29,7 +29,7 @@ def gpt2():
 
 
 def by_tiktoken(tokens: list[bytes], special_tokens=(END_OF_TEXT,)) -> tiktoken.Encoding:
-    """tiktoken with these tokens, in order, and the special ones behind them."""
+    """tiktoken with these tokens, in order, followed by the special tokens."""
     return tiktoken.Encoding(
         "from tokens",
         pat_str=PATTERN,
@@ -39,7 +39,7 @@ def by_tiktoken(tokens: list[bytes], special_tokens=(END_OF_TEXT,)) -> tiktoken.
 
 
 def gpt2s_tokens() -> list[bytes]:
-    """From the file of merges: a byte is a token, then each merge one more."""
+    """The tokens by the file of merges: the bytes, then one per merge."""
     lines = (DATA / "gpt2" / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:-1]
     merged = [bytes(WRITTEN_AS[character] for character in line.replace(" ", "")) for line in lines]
     return [bytes([b]) for b in ORDER] + merged
@@ -59,7 +59,7 @@ def small():
 # ---------------------------------------------------------------- characters
 
 
-def test_characters_are_numbered_in_order_and_come_back():
+def test_character_ids_follow_code_points_and_decode_to_the_text():
     tokenizer = CharTokenizer("banana\n")
     assert tokenizer.vocabulary == ["\n", "a", "b", "n"] and tokenizer.vocab_size == 4
     assert tokenizer.encode("nab\n") == [3, 1, 2, 0] and tokenizer.decode([3, 1, 2, 0]) == "nab\n"
@@ -67,7 +67,7 @@ def test_characters_are_numbered_in_order_and_come_back():
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_every_text_comes_back_from_characters_and_words(name):
+def test_decoding_restores_every_text_from_characters_and_words(name):
     text = gptlib.load_text(name)
     for tokenizer in (CharTokenizer(text), WordTokenizer(text)):
         ids = tokenizer.encode(text)
@@ -79,7 +79,7 @@ def test_shakespeare_has_65_characters():
     assert CharTokenizer(gptlib.load_text("shakespeare")).vocab_size == 65
 
 
-def test_an_unseen_character_is_named_with_its_place():
+def test_an_unknown_character_is_named_with_its_position():
     with pytest.raises(ValueError, match="'é' at position 3 is not in the vocabulary of 7"):
         CharTokenizer("the cafe").encode("theé é")
 
@@ -93,7 +93,7 @@ def test_an_empty_text_has_no_vocabulary(kind):
 # ---------------------------------------------------------------- words
 
 
-def test_words_are_numbered_by_count_and_then_by_the_alphabet():
+def test_words_are_ordered_by_count_and_then_alphabetically():
     tokenizer = WordTokenizer("b b a c\n")  # three spaces, b twice, the others once
     assert tokenizer.vocabulary == ["<unk>", " ", "b", "\n", "a", "c"]
     assert tokenizer.encode("a b, c") == [4, 1, 2, 0, 1, 5]
@@ -106,7 +106,7 @@ def test_a_word_is_letters_digits_and_underscores():
     assert WordTokenizer.split(text) == parts
 
 
-def test_max_vocab_keeps_the_commonest_and_counts_the_unknown():
+def test_max_vocab_keeps_the_most_frequent_and_counts_the_unknown_token():
     full = WordTokenizer(VERSE)
     for size in (2, 5, full.vocab_size, full.vocab_size + 10):
         small = WordTokenizer(VERSE, max_vocab=size)
@@ -122,7 +122,7 @@ def test_max_vocab_leaves_room_for_a_word(size):
         WordTokenizer(VERSE, max_vocab=size)
 
 
-def test_the_unknown_token_cannot_be_written():
+def test_text_cannot_spell_the_unknown_token():
     tokenizer = WordTokenizer("<unk> unk <unk>")
     assert 0 not in tokenizer.encode("<unk>") and tokenizer.decode(tokenizer.encode("<unk>")) == "<unk>"
 
@@ -131,7 +131,7 @@ def test_the_unknown_token_cannot_be_written():
 
 
 @pytest.mark.parametrize("tokenizer", [CharTokenizer(VERSE), WordTokenizer(VERSE), WordTokenizer(VERSE, max_vocab=6)])
-def test_a_vocabulary_makes_the_same_tokenizer_again(tokenizer):
+def test_a_saved_vocabulary_restores_the_tokenizer(tokenizer):
     again = type(tokenizer).from_vocabulary(tokenizer.vocabulary)
     assert (again.vocabulary, again.vocab_size) == (tokenizer.vocabulary, tokenizer.vocab_size)
     assert again.encode(VERSE) == tokenizer.encode(VERSE)
@@ -139,13 +139,13 @@ def test_a_vocabulary_makes_the_same_tokenizer_again(tokenizer):
 
 
 @pytest.mark.parametrize("vocabulary", [["b", "a"], ["a", "a"], ["a", "bc"], []])
-def test_what_is_no_vocabulary_of_characters(vocabulary):
+def test_an_invalid_vocabulary_of_characters_is_refused(vocabulary):
     with pytest.raises(ValueError):
         CharTokenizer.from_vocabulary(vocabulary)
 
 
 @pytest.mark.parametrize("vocabulary", [["a", "<unk>"], ["<unk>", "a", "a"], ["a"], []])
-def test_what_is_no_vocabulary_of_words(vocabulary):
+def test_an_invalid_vocabulary_of_words_is_refused(vocabulary):
     with pytest.raises(ValueError, match="vocabulary of words"):
         WordTokenizer.from_vocabulary(vocabulary)
 
@@ -153,10 +153,10 @@ def test_what_is_no_vocabulary_of_words(vocabulary):
 # ---------------------------------------------------------------- ids, for all of them
 
 
-@pytest.fixture(params=["characters", "words", "pieces", "GPT-2"])
+@pytest.fixture(params=["characters", "words", "small BPE", "GPT-2"])
 def any_tokenizer(request, gpt2, small):
     """One of each kind."""
-    kinds = {"characters": CharTokenizer(VERSE), "words": WordTokenizer(VERSE), "pieces": small, "GPT-2": gpt2}
+    kinds = {"characters": CharTokenizer(VERSE), "words": WordTokenizer(VERSE), "small BPE": small, "GPT-2": gpt2}
     return kinds[request.param]
 
 
@@ -168,7 +168,7 @@ def test_ids_may_come_as_list_array_or_tensor(any_tokenizer):
 
 
 @pytest.mark.parametrize("wrong", [-1, "vocab_size"])
-def test_an_id_outside_the_vocabulary_is_named_with_its_place(any_tokenizer, wrong):
+def test_an_id_outside_the_vocabulary_is_named_with_its_position(any_tokenizer, wrong):
     wrong = any_tokenizer.vocab_size if wrong == "vocab_size" else wrong
     last = any_tokenizer.vocab_size - 1
     assert any_tokenizer.decode([last])
@@ -176,12 +176,12 @@ def test_an_id_outside_the_vocabulary_is_named_with_its_place(any_tokenizer, wro
         any_tokenizer.decode([0, 1, wrong])
 
 
-def test_a_fraction_is_no_id(any_tokenizer):
+def test_a_fraction_is_not_an_id(any_tokenizer):
     with pytest.raises(TypeError):
         any_tokenizer.decode([1.5])
 
 
-# ---------------------------------------------------------------- GPT-2's pieces
+# ---------------------------------------------------------------- GPT-2's tokens
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -191,8 +191,8 @@ def test_gpt2_ids_are_tiktokens(name, gpt2, reference):
     assert ids == reference.encode_ordinary(text) and gpt2.decode(ids) == text
 
 
-def test_gpt2_ids_are_those_of_the_paper(gpt2):
-    """Ids that every description of GPT-2 shows: they pin the order of the bytes, which tiktoken is told."""
+def test_gpt2_ids_are_the_published_ones(gpt2):
+    """Published ids, which fix the order of the bytes: the tiktoken encoding above is given ours."""
     assert gpt2.encode("Hello, world!") == [15496, 11, 995, 0]
     assert gpt2.vocab_size == 50257 and gpt2.decode([50256]) == "<|endoftext|>"
     assert gpt2.encode("!") == [0] and gpt2.encode("\n") == [198] and gpt2.encode(" ") == [220]
@@ -216,20 +216,24 @@ def test_ids_of_10_000_random_texts_are_tiktokens(gpt2, small, reference):
             assert tokenizer.decode(ids) == text
 
 
-def test_gpt2_takes_every_character_for_what_it_is(gpt2, reference):
-    """A letter, a number, a space or a sign: each decides which neighbours it may be joined with."""
-    codes = [*range(0x80, 0x3200), *range(0xF900, 0x20000), *range(0xE0000, 0xE0200)]  # not the 90,000 Chinese ones
+def test_gpt2_classifies_every_character_as_tiktoken_does(gpt2, reference):
+    """A letter, a number, a space or a symbol: the class decides which neighbors may share a pre-token."""
+    codes = [
+        *range(0x80, 0x3200),
+        *range(0xF900, 0x20000),
+        *range(0xE0000, 0xE0200),
+    ]  # without the 90,000 Chinese characters
     text = "".join(f"a{c}b 1{c}1 .{c}. {c}" for c in sorted(set(shared_characters()) & set(map(chr, codes))))
     assert gpt2.encode(text) == reference.encode_ordinary(text)
 
 
-def test_gpt2_token_for_token(gpt2, reference):
+def test_gpt2s_vocabulary_is_tiktokens(gpt2, reference):
     assert gpt2.vocabulary == [reference.decode_single_token_bytes(i) for i in range(50257)]
     for i in range(0, 50256, 7):  # every token, alone: often half a character, which becomes a replacement character
         assert gpt2.decode([i]) == reference.decode([i])
 
 
-# ---------------------------------------------------------------- pieces: encoding and decoding
+# ---------------------------------------------------------------- BPE: encoding and decoding
 
 
 def test_merges_are_applied_in_the_order_in_which_they_were_learned():
@@ -248,15 +252,15 @@ def test_a_vocabulary_is_the_bytes_then_the_merges_then_the_special_tokens():
 @pytest.mark.parametrize(
     "merges, rank",
     [
-        ([(b"th", b"e")], 0),  # the first half is made by no merge before
-        ([(b"t", b"h"), (b"a", b"nd")], 1),  # nor the second
+        ([(b"th", b"e")], 0),  # no earlier merge makes the left token
+        ([(b"t", b"h"), (b"a", b"nd")], 1),  # nor the right one
         ([(b"t", b"h"), (b"t", b"h")], 1),  # twice
         ([(b"a", b"b"), (b"b", b"c"), (b"ab", b"c"), (b"a", b"bc")], 3),  # the same token in another way
         ([(b"", b"h")], 0),
-        ([(b"t", b"h"), ("t", "o")], 1),  # texts in place of bytes
+        ([(b"t", b"h"), ("t", "o")], 1),  # str instead of bytes
     ],
 )
-def test_merges_that_cannot_be_are_named(merges, rank):
+def test_an_impossible_merge_is_named(merges, rank):
     with pytest.raises(ValueError, match=f"merge {rank} of {re.escape(repr(merges[rank][0]))} and"):
         BPETokenizer(merges)
 
@@ -268,36 +272,36 @@ def test_half_a_character_is_replaced(gpt2):
 
 
 def test_any_ids_can_be_decoded(gpt2, small, reference):
-    draw = random.Random(0)
-    bytes_alone = list(range(256))
+    rng = random.Random(0)
+    only_bytes = list(range(256))
     for _ in range(3000):
-        ids = draw.choices(draw.choice([range(gpt2.vocab_size), bytes_alone]), k=draw.choice([0, 1, 2, 5, 30]))
+        ids = rng.choices(rng.choice([range(gpt2.vocab_size), only_bytes]), k=rng.choice([0, 1, 2, 5, 30]))
         assert gpt2.decode(ids) == reference.decode(ids)
         few = [i % small.vocab_size for i in ids]
         assert small.decode(few) == b"".join(small.vocabulary[i] for i in few).decode("utf-8", "replace")
 
 
-@pytest.mark.parametrize("text, place", [("\ud83d", 0), ("ab\udc00", 2), ("é\udc69\ud83d", 1), ("a\udfff b", 1)])
-def test_half_a_pair_of_surrogates_is_refused_with_its_place(text, place, small):
+@pytest.mark.parametrize("text, position", [("\ud83d", 0), ("ab\udc00", 2), ("é\udc69\ud83d", 1), ("a\udfff b", 1)])
+def test_a_lone_surrogate_is_refused_with_its_position(text, position, small):
     for refused in (lambda: small.encode(text), lambda: BPETokenizer.train(text, 257)):
-        with pytest.raises(ValueError, match=f"at position {place} is half a character"):
+        with pytest.raises(ValueError, match=f"at position {position} is half a character"):
             refused()
 
 
-def test_what_is_remembered_stays_small_and_changes_nothing(gpt2, monkeypatch):
+def test_the_cache_stays_small_and_does_not_change_the_ids(gpt2, monkeypatch):
     monkeypatch.setattr(gptlib.bpe, "CACHE_SIZE", 10)
-    text, forgetful = gptlib.load_text("lincoln")[:5000], BPETokenizer.gpt2()
+    text, small_cache = gptlib.load_text("lincoln")[:5000], BPETokenizer.gpt2()
     for _ in range(2):
-        assert forgetful.encode(text) == gpt2.encode(text)
-        assert 0 < len(forgetful._cache) <= 10
-    forgetful.encode("the the")[0] = -1
-    assert forgetful.encode("the the") == gpt2.encode("the the")
+        assert small_cache.encode(text) == gpt2.encode(text)
+        assert 0 < len(small_cache._cache) <= 10
+    small_cache.encode("the the")[0] = -1
+    assert small_cache.encode("the the") == gpt2.encode("the the")
 
 
 # ---------------------------------------------------------------- special tokens
 
 
-def test_a_special_token_is_spelled_out_unless_it_is_allowed(gpt2, reference):
+def test_a_special_token_is_ordinary_text_unless_it_is_allowed(gpt2, reference):
     text = "a  <|endoftext|><|endoftext|>\n<|endoftext|> <|endoftext |endoftext|>é<|endoftext|>"
     assert 50256 not in gpt2.encode(text)
     assert gpt2.encode(text) == reference.encode_ordinary(text) == gpt2.encode(text, allowed_special=[])
@@ -318,7 +322,7 @@ def test_special_tokens_are_allowed_one_by_one():
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_where_two_special_tokens_begin_alike_the_longer_is_meant(order):
+def test_the_longer_of_two_special_tokens_that_begin_alike_matches(order):
     names = ["<|a|>", "<|a|><|b|>", "<|b|>", ".*", "a b\n", "東"][::order]
     tokenizer = BPETokenizer([], names)
     number = {name: 256 + i for i, name in enumerate(names)}
@@ -331,20 +335,20 @@ def test_where_two_special_tokens_begin_alike_the_longer_is_meant(order):
 
 
 @pytest.mark.parametrize("allowed", [["<|endofline|>"], ["<|endoftext|>", ""], "<|endoftext|>", "all"])
-def test_a_special_token_that_is_none_is_refused(allowed, small):
-    wrong = {"<": "<", "a": "a"}.get(allowed[0], allowed[-1])  # of a text, its first letter
+def test_an_unknown_special_token_is_refused(allowed, small):
+    wrong = {"<": "<", "a": "a"}.get(allowed[0], allowed[-1])  # of a str, its first character
     with pytest.raises(ValueError, match=f"{re.escape(repr(wrong))} is no special token.*list of.*endoftext"):
         small.encode("a", allowed_special=allowed)
 
 
-@pytest.mark.parametrize("names", [["<|a|>", "<|a|>"], [""], "abc", END_OF_TEXT])  # the last two are no lists
+@pytest.mark.parametrize("names", [["<|a|>", "<|a|>"], [""], "abc", END_OF_TEXT])  # the last two are not lists
 def test_special_tokens_are_a_list_of_different_names(names):
     for refused in (lambda: BPETokenizer([], names), lambda: BPETokenizer.train("a", 256 + len(names), names)):
         with pytest.raises(ValueError, match="different names"):
             refused()
 
 
-# ---------------------------------------------------------------- pieces: training
+# ---------------------------------------------------------------- BPE: training
 
 
 def huggingface(vocab, merges) -> tokenizers.Tokenizer:
@@ -358,15 +362,15 @@ def written(token: bytes) -> str:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_training_learns_what_huggingface_learns(name):
-    """Their bytes stand in the same order, so that ties, which they too give to the lower numbers, fall alike."""
+def test_training_learns_the_same_tokens_as_huggingface(name):
+    """Their bytes have the same order, and their ties go to the lower ids too."""
     text = gptlib.load_text(name)
     ours, theirs = BPETokenizer.train(text, 4096), huggingface({}, [])
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=4096,
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
-    )  # without a special token, which would come first and is no merge
+    )  # without special tokens, which would come first
     theirs.train_from_iterator([text], trainer)
     learned = [token for token, _ in sorted(theirs.get_vocab().items(), key=lambda item: item[1])]
     assert [written(token) for token in ours.vocabulary[:4095]] == learned[:4095]
@@ -375,7 +379,7 @@ def test_training_learns_what_huggingface_learns(name):
     assert len(ids) < len(text) / 2.9
 
 
-def test_training_counts_special_tokens_and_learns_none():
+def test_the_vocabulary_size_includes_special_tokens_which_are_not_learned():
     for names in ((), ("<|a|>",), ("<|a|>", "<|b|>", "<|c|>")):
         tokenizer = BPETokenizer.train("banana bandana" + "<|a|>" * 9, 262, special_tokens=iter(names))
         assert tokenizer.vocab_size == len(tokenizer.vocabulary) == 262 and tokenizer.special_tokens == names
@@ -390,7 +394,7 @@ def test_training_on_letters_of_other_scripts():
 
 
 @pytest.mark.parametrize("names", [(), (END_OF_TEXT,), ("<|a|>", "<|b|>")])
-def test_a_vocabulary_has_room_for_the_bytes_and_the_special_tokens(names):
+def test_a_vocabulary_has_at_least_the_bytes_and_the_special_tokens(names):
     least = 256 + len(names)
     assert BPETokenizer.train(VERSE, least, names).vocab_size == least
     for size in (least - 1, 0, -1):
@@ -399,22 +403,22 @@ def test_a_vocabulary_has_room_for_the_bytes_and_the_special_tokens(names):
 
 
 @pytest.mark.parametrize("text, n_merges", [("", 0), ("a b", 1), ("ab" * 10, 5), ("abcdefgh", 7)])
-def test_a_text_with_too_few_pairs_says_how_far_it_goes(text, n_merges):
-    """' b' is a piece; 20 letters are halved down to 10, 5, 3, 2 and 1, and 8 different ones joined by 7."""
+def test_a_text_with_too_few_pairs_is_refused_with_the_largest_vocabulary(text, n_merges):
+    """' b' is a pre-token; 20 letters shrink to 10, 5, 3, 2 and 1 tokens; 8 different letters need 7 merges."""
     assert BPETokenizer.train(text, 257 + n_merges).vocab_size == 257 + n_merges
     for size in (257 + n_merges + 1, 5000):
         with pytest.raises(ValueError, match=f"only {n_merges} merges.*vocab_size of {257 + n_merges}$"):
             BPETokenizer.train(text, size)
 
 
-# ---------------------------------------------------------------- pieces: in a file
+# ---------------------------------------------------------------- BPE: files
 
 
 @pytest.mark.parametrize("names", [[END_OF_TEXT], [], ["<|é|>", 'a "b"\n', "#\\", "東\u2028"]])
-def test_a_saved_tokenizer_comes_back(names, small, tmp_path):
+def test_save_and_load_restore_the_tokenizer(names, small, tmp_path):
     merges = [(small.vocabulary[left], small.vocabulary[right]) for left, right in small._ranks]
     before = BPETokenizer(merges, names)
-    for path in (tmp_path / "merges.txt", str(tmp_path / "merges.txt")):  # the second time over the first
+    for path in (tmp_path / "merges.txt", str(tmp_path / "merges.txt")):  # the second time it replaces the first
         before.save(path)
         after = BPETokenizer.load(path)
         assert (after.vocabulary, after.special_tokens) == (before.vocabulary, tuple(names))
@@ -430,7 +434,7 @@ def test_every_byte_can_be_part_of_a_merge_in_a_file(tmp_path):
     assert BPETokenizer.load(tmp_path / "merges.txt").vocabulary == before.vocabulary
 
 
-def test_a_file_is_readable(tmp_path):
+def test_the_file_has_gpt2s_format(tmp_path):
     BPETokenizer([(b" ", b"t"), (b"\n", b"\n"), (b" t", "é".encode()[:1])]).save(tmp_path / "merges.txt")
     expected = "#version: 0.2\nĠ t\nĊ Ċ\nĠt Ã\n"
     assert (tmp_path / "merges.txt").read_bytes().decode("utf-8") == expected
@@ -465,7 +469,7 @@ def test_a_file_of_huggingface_is_read(tmp_path):
     assert ours.encode(text) == theirs.encode(text).ids
 
 
-# ---------------------------------------------------------------- pieces: in a damaged file
+# ---------------------------------------------------------------- BPE: damaged files
 
 
 @pytest.fixture
@@ -570,14 +574,14 @@ def test_tokens_that_a_vocab_json_cannot_hold_are_refused(small, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [CharTokenizer, WordTokenizer])
-def test_half_a_character_is_in_no_vocabulary(kind):
+def test_a_lone_surrogate_is_not_part_of_a_vocabulary(kind):
     with pytest.raises(ValueError, match="position 2 is half a character"):
         kind("ab\ud83d")
     with pytest.raises(ValueError, match="half a character"):
         kind.from_vocabulary(["<unk>", "\ud83d"])
 
 
-def test_almost_right_calls_say_what_is_wrong(any_tokenizer):
+def test_common_mistakes_are_explained(any_tokenizer):
     ids = torch.tensor([any_tokenizer.encode("to be")])
     for wrong in (ids, ids[0, 0], ids.numpy()):
         with pytest.raises(ValueError, match=r"shape \((1, \d+)?\).*one sequence"):
@@ -601,7 +605,7 @@ def test_a_full_disk_leaves_the_old_file(gpt2, small, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merges.txt", "vocab.json"]
 
 
-def test_a_place_that_is_none_for_a_file_is_named(small, tmp_path):
+def test_a_path_that_cannot_be_a_file_is_named(small, tmp_path):
     with pytest.raises(IsADirectoryError, match="is a folder"):
         small.save(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere"):
