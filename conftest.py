@@ -3,6 +3,11 @@
 import os
 from collections import Counter
 
+# Before PyTorch is loaded: small models gain nothing from a second thread, and a waiting thread should sleep, not spin.
+# The kernels of the notebooks inherit both.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import matplotlib
 
 matplotlib.use("Agg")

@@ -35,7 +35,7 @@ def attention_weights(q: Tensor, k: Tensor, causal: bool = True) -> Tensor:
     """
     scores = q @ k.mT / math.sqrt(q.shape[-1])  # (..., T, S)
     if causal:
-        scores = scores.masked_fill(~causal_mask(*scores.shape[-2:], q.device), -torch.inf)
+        scores = scores.masked_fill(~causal_mask(q.shape[-2], k.shape[-2], q.device), -torch.inf)
     return scores.softmax(dim=-1)
 
 

@@ -70,7 +70,7 @@ def load(path: Path, run: Run) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     there = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for what, ours, theirs in [("run", run.settings, found), ("model", shapes, there)]:
-        for name in sorted(ours.keys() | theirs.keys()):
+        for name in [*ours, *theirs]:
             if ours.get(name) != theirs.get(name):
                 raise ValueError(
                     f"{path} belongs to another {what}: its {name} is {theirs.get(name)}, here it is {ours.get(name)}. "

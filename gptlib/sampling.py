@@ -8,6 +8,7 @@ B batch · T positions · V vocabulary
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(training)
 
 
-def check_number(name: str, value, least: float, most: float, hint: str, kind: type = Real) -> None:
+def check_number(name: str, value: Any, least: float, most: float, hint: str, kind: Any = Real) -> None:
     """Raises ValueError when `value` is neither None (where the caller allows it) nor a number in its range."""
     if not (value is None and "None" in hint or isinstance(value, kind) and least <= value <= most):
         raise ValueError(f"{name}={value!r}: give {hint}")
@@ -93,17 +94,10 @@ def as_prompt(idx: Tensor | Sequence[int], device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def stream(
-    model: nn.Module,
-    idx: Tensor | Sequence[int],
-    max_new_tokens: int,
-    generator: torch.Generator | int | None = None,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    stop: int | None = None,
+    model: nn.Module, idx: Tensor | Sequence[int], max_new_tokens: int, generator: torch.Generator | int | None = None,
+    *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, stop: int | None = None,
     keep_last: int | None = None,
-) -> Iterator[Tensor]:
+) -> Iterator[Tensor]:  # fmt: skip
     """Continue the prompts idx (B, T), yielding each new column of tokens (B, 1) as soon as it is sampled.
 
     temperature, top_k, top_p: see `next_token_probs`. `generator` (or a seed) makes the text repeatable. A row that has
@@ -113,16 +107,16 @@ def stream(
     device = next(model.parameters()).device
     idx = as_prompt(idx, device)
     B, T = idx.shape
-    context = model.config.context_length if hasattr(model, "config") else T + max_new_tokens
-    check_number(
-        "prompt length", T, 1, context, f"at most {context} tokens, the context: idx[:, -{context}:]", Integral
-    )
+    config: Any = getattr(model, "config", None)
+    context, V = (config.context_length, config.vocab_size) if config else (T + max_new_tokens, float("inf"))
+    check_number("prompt length", T, 1, context, f"at most {context} tokens, idx[:, -{context}:]", Integral)
     check_number("max_new_tokens", max_new_tokens, 0, float("inf"), "the number of tokens to generate", Integral)
     check_number("keep_last", keep_last, 1, context, f"1 to the context length {context}, or None", Integral)
-    check_number("stop", stop, 0, float("inf"), "the id of one token, or None", Integral)
+    check_number("stop", stop, 0, V - 1, f"the id of one token, below {V}, or None", Integral)
     if isinstance(generator, int):
         generator = torch.Generator(device).manual_seed(generator)
-    cache = model.make_cache(B, min(context, T + max_new_tokens)) if hasattr(model, "make_cache") else None
+    make_cache: Any = getattr(model, "make_cache", None)
+    cache = make_cache(B, min(context, T + max_new_tokens)) if make_cache else None
     start, done = 0, torch.zeros(B, 1, dtype=torch.bool, device=device)  # the model sees the text from `start` on
     with evaluating(model):
         for _ in range(max_new_tokens):

@@ -7,9 +7,10 @@ B batch · T positions · V vocabulary
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +53,8 @@ class Diverged(FloatingPointError):
         self.history = run.history
         where = f"the last checkpoint is {run.checkpoint}" if run.checkpoint else "no checkpoint was written"
         super().__init__(
-            f"the loss or its gradient is not finite at step {len(self.history.train)}: training stopped before that "
-            f"step changed the parameters ({where}). Try a lower learning rate or a longer warm-up"
+            f"the loss, its gradient or a parameter is not finite at step {len(self.history.train)}: training stopped, and "
+            f"{where}. Try a lower learning rate or a longer warm-up"
         )
 
 
@@ -64,9 +65,10 @@ def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 def context_of(model: nn.Module) -> int:
     """The model's own context length; raises ValueError when it has no configuration that says so."""
-    if not hasattr(model, "config"):
+    config: Any = getattr(model, "config", None)
+    if config is None:
         raise ValueError(f"{type(model).__name__} has no config.context_length: pass context_length=…")
-    return model.config.context_length
+    return config.context_length
 
 
 @torch.no_grad()
@@ -78,12 +80,12 @@ def evaluate(model: nn.Module, ids: Tensor, context_length: int | None = None, b
     """
     T = context_length or context_of(model)
     check_length(ids, 1)
-    vocab_size = model.config.vocab_size if hasattr(model, "config") else 1
-    batch_size = batch_size or min(64, max(1, 2**26 // (T * vocab_size)))
+    config: Any = getattr(model, "config", None)
+    size = batch_size or min(64, max(1, 2**26 // (T * config.vocab_size)) if config else 64)
     device = next(model.parameters()).device
     n = (len(ids) - 1) // T * T  # the predictions that fill whole windows
     inputs, targets = ids[:n].view(-1, T), ids[1 : n + 1].view(-1, T)
-    batches = [*zip(inputs.split(batch_size), targets.split(batch_size)), (ids[None, n:-1], ids[None, n + 1 :])]
+    batches = [*zip(inputs.split(size), targets.split(size)), (ids[None, n:-1], ids[None, n + 1 :])]
     with evaluating(model):
         losses = [
             next_token_loss(model(x.to(device)), y.to(device)).item() * y.numel() for x, y in batches if y.numel()
@@ -127,14 +129,14 @@ def train(
     seed: int = 0,
     eval_every: int | None = None,
     mixed_precision: bool | None = None,
-    on_step: Callable[[Run], None] = lambda run: None,
+    on_step: Callable[[Run], None] | Sequence[Callable[[Run], None]] = (),
 ) -> History:
     """Train `model` to predict `train_ids` (N,) and return the losses.
 
     Unless given, warm-up takes 1/20 of the steps and `val_ids` are evaluated every 1/10 of them. The learning rate ends
     at a tenth of its peak. `seed` chooses the batches. `mixed_precision` computes in bfloat16, by default where a GPU
-    has it in hardware. `on_step` is called before the first step and after each one: `live.progress()` shows how it
-    goes, `checkpoint.Saver(path)` saves and resumes. Ctrl-C or the stop button ends training; the model keeps what it
+    has it in hardware. `on_step`, a callback or several, is called before the first step and after each one:
+    `live.progress()` shows the losses, `checkpoint.Saver(path)` saves and resumes. Ctrl-C or the stop button ends training; the model keeps what it
     learned. The model is left in training mode. Raises Diverged when the loss is no longer finite.
     """
     T = context_length or context_of(model)
@@ -158,9 +160,15 @@ def train(
         },
     )  # fmt: skip
     history, train_ids = run.history, train_ids.to(device)
+    callbacks = [on_step] if callable(on_step) else on_step
+
+    def report() -> None:
+        for callback in callbacks:
+            callback(run)
+
     model.train()
     try:
-        on_step(run)
+        report()
         start = time.perf_counter() - history.seconds
         for step in range(len(history.train), steps):
             if val_ids is not None and step % eval_every == 0:
@@ -180,8 +188,10 @@ def train(
             if val_ids is not None and step + 1 == steps:
                 history.val.append((steps, evaluate(model, val_ids, T)))
             history.seconds = time.perf_counter() - start
-            on_step(run)
+            report()
     except KeyboardInterrupt:
         history.interrupted = True
-        on_step(run)
+        report()
+    if not all(parameter.isfinite().all() for parameter in model.parameters()):
+        raise Diverged(run)
     return history

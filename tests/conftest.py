@@ -57,12 +57,12 @@ def copy_into_gpt2(model: GPT, attention: str = "eager"):
         )
     )  # fmt: skip
     core = theirs.transformer
-    pairs = [(core.wte, model.token_embedding), (core.wpe, model.position_embedding), (core.ln_f, model.norm)]
+    pairs = [(core.wte, model.token_embedding), (core.wpe, model.position_embedding), (core.ln_f, model.final_norm)]
     for layer, block in zip(core.h, model.blocks, strict=True):
         pairs += [
-            (layer.ln_1, block.norm1), (layer.attn.c_attn, block.attention.qkv),
-            (layer.attn.c_proj, block.attention.project), (layer.ln_2, block.norm2),
-            (layer.mlp.c_fc, block.feed_forward.widen), (layer.mlp.c_proj, block.feed_forward.narrow),
+            (layer.ln_1, block.norm1), (layer.attn.c_attn, block.attention.qkv_proj),
+            (layer.attn.c_proj, block.attention.out_proj), (layer.ln_2, block.norm2),
+            (layer.mlp.c_fc, block.feed_forward.up_proj), (layer.mlp.c_proj, block.feed_forward.down_proj),
         ]  # fmt: skip
     with torch.no_grad():
         for target, source in pairs:

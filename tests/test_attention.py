@@ -7,7 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from gptlib.attention import Attend, Head, MultiHeadAttention, attention_weights, merge_heads, split_heads
+from gptlib.attention import (
+    Attend,
+    Head,
+    Linear,
+    MultiHeadAttention,
+    attention_weights,
+    causal_mask,
+    merge_heads,
+    split_heads,
+)  # fmt: skip
 
 SHAPES = [(1, 1), (5, 3), (2, 7, 5), (2, 3, 6, 4), (1, 4, 9, 1)]
 
@@ -55,7 +64,7 @@ def test_the_core_is_the_formula(shape, causal):
     torch.testing.assert_close(Attend(causal)(q, k, v).reshape(expected.shape), expected)
 
 
-def test_weights_are_a_recipe_over_the_past():
+def test_weights_are_a_distribution_over_the_past():
     weights = attention_weights(*draw((2, 3, 6, 4), parts=2))
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 3, 6, dtype=torch.float64))
     assert (weights >= 0).all() and (weights.triu(1) == 0).all()
@@ -105,8 +114,8 @@ def test_many_heads_are_pytorchs(n_head, causal):
         nn.init.normal_(parameter, std=0.5)
     theirs.load_state_dict(
         {
-            "in_proj_weight": ours.qkv.weight, "in_proj_bias": ours.qkv.bias,
-            "out_proj.weight": ours.project.weight, "out_proj.bias": ours.project.bias,
+            "in_proj_weight": ours.qkv_proj.weight, "in_proj_bias": ours.qkv_proj.bias,
+            "out_proj.weight": ours.out_proj.weight, "out_proj.bias": ours.out_proj.bias,
         }
     )  # fmt: skip
     x = torch.randn(B, T, C)
@@ -121,11 +130,11 @@ def test_many_heads_are_single_heads_side_by_side():
     for h in range(3):
         head = Head(12, 4)
         for part, weight, bias in zip(
-            (head.query, head.key, head.value), many.qkv.weight.split(12), many.qkv.bias.split(12)
+            (head.query, head.key, head.value), many.qkv_proj.weight.split(12), many.qkv_proj.bias.split(12)
         ):
             part.load_state_dict({"weight": weight[4 * h : 4 * h + 4], "bias": bias[4 * h : 4 * h + 4]})
         heads.append(head(x))
-    torch.testing.assert_close(many(x), many.project(torch.cat(heads, dim=-1)))
+    torch.testing.assert_close(many(x), many.out_proj(torch.cat(heads, dim=-1)))
 
 
 @pytest.mark.parametrize("layer", [Head(12, 4), MultiHeadAttention(12, 3)], ids=["head", "many"])
@@ -146,6 +155,55 @@ def test_without_the_mask_everything_depends_on_everything():
     assert ((layer(changed) - layer(x)).abs().amax(dim=(0, 2)) > 0).all()
 
 
-def test_channels_that_the_heads_cannot_share():
-    with pytest.raises(ValueError, match="n_embd=10 cannot be shared equally by n_head=3: choose a multiple"):
+def test_channels_that_do_not_divide_among_the_heads():
+    with pytest.raises(ValueError, match="n_embd=10 .*n_head=3"):
         MultiHeadAttention(10, 3)
+
+
+# --- cross-attention ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("S", [1, 5, 9])
+def test_cross_attention_is_pytorchs(S):
+    """Queries from x, keys and values from the context."""
+    C, x, context = 12, torch.randn(2, 6, 12), torch.randn(2, S, 12)
+    ours, theirs = MultiHeadAttention(C, 3, causal=False), nn.MultiheadAttention(C, 3, batch_first=True)
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": ours.qkv_proj.weight, "in_proj_bias": ours.qkv_proj.bias,
+            "out_proj.weight": ours.out_proj.weight, "out_proj.bias": ours.out_proj.bias,
+        }
+    )  # fmt: skip
+    expected, _ = theirs(x, context, context, need_weights=False)
+    torch.testing.assert_close(ours(x, context), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours(x, x), ours(x))
+
+
+def test_a_causal_layer_refuses_a_context():
+    with pytest.raises(ValueError, match="causal=False"):
+        MultiHeadAttention(12, 3)(torch.randn(1, 4, 12), torch.randn(1, 5, 12))
+
+
+# --- the mask, and products with few rows -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("T, S", [(1, 1), (4, 4), (1, 5), (3, 7)])
+def test_the_mask_is_the_last_rows_of_the_triangle(T, S):
+    assert causal_mask(T, S).tolist() == [[key <= query for key in range(S)] for query in range(S - T, S)]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 1), (2, 2), (5, 1), (2, 7), (2, 0)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_few_rows_give_what_a_linear_layer_gives(shape, bias):
+    ours, usual = Linear(600, 1000, bias=bias), nn.Linear(600, 1000, bias=bias)
+    usual.load_state_dict(ours.state_dict())
+    x, again = (torch.randn(*shape, 600, generator=torch.Generator().manual_seed(0)).requires_grad_() for _ in range(2))
+    for layer, given in ((usual, x), (ours, again)):
+        y = layer(given)
+        assert y.shape == (*shape, 1000)
+        y.pow(2).sum().backward()
+    torch.testing.assert_close(ours(x), usual(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(again.grad, x.grad, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.weight.grad, usual.weight.grad, rtol=1e-4, atol=1e-3)

@@ -21,7 +21,7 @@ from nbclient.exceptions import CellExecutionError
 from test_notebooks import code_cells, load
 
 ROOT = Path(__file__).resolve().parent.parent
-SETUP = (ROOT / ".ci" / "setup_cell.py").read_text(encoding="utf-8").rstrip("\n")
+SETUP = (ROOT / "tools" / "setup_cell.py").read_text(encoding="utf-8").rstrip("\n")
 
 FAKE = """
 import sys, types

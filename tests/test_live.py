@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from gptlib import live
-from gptlib.bigram import BigramLM
-from gptlib.checkpoint import History
-from gptlib.training import train
+from gptlib.ngram import BigramLM
+from gptlib.training import History, train
 
 
 @pytest.mark.parametrize(
@@ -41,13 +40,16 @@ def notebook(monkeypatch):
 
 
 def test_a_place_for_each(monkeypatch):
-    assert isinstance(live.choose(4), live.Bar)
+    assert isinstance(live.progress(), live.Bar)
     notebook(monkeypatch)
-    assert isinstance(live.choose(4, {"uniform": 4.17}), live.Curve)
+    assert isinstance(live.progress({"uniform": 4.17}), live.Curve)
 
 
 def test_a_bar_in_a_terminal(capsys):
-    history = train(BigramLM(5), torch.arange(50) % 5, torch.arange(20) % 5, steps=12, context_length=4)
+    history = train(
+        BigramLM(5), torch.arange(50) % 5, torch.arange(20) % 5, steps=12, context_length=4,
+        on_step=live.progress(),
+    )  # fmt: skip
     out, err = capsys.readouterr()
     assert out == "" and "12/12" in err and f"validation loss {history.val[-1][1]:.3f}" in err
 
@@ -55,8 +57,27 @@ def test_a_bar_in_a_terminal(capsys):
 def test_one_picture_in_a_notebook(monkeypatch, capsys):
     shown, updated = notebook(monkeypatch)
     train(
-        BigramLM(5), torch.arange(50) % 5, torch.arange(20) % 5, steps=12, context_length=4, baselines={"uniform": 1.6}
-    )
+        BigramLM(5), torch.arange(50) % 5, torch.arange(20) % 5, steps=12, context_length=4,
+        on_step=live.progress({"uniform": 1.6}),
+    )  # fmt: skip
     assert len(shown) == 1 and updated, "drawn once, then changed in place"
     assert "step 12 of 12 · validation loss" in updated[-1].alt and "left" not in updated[-1].alt
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_curve_is_redrawn_every_few_seconds_and_at_the_end(monkeypatch):
+    """By a clock that shows one second more after each step; drawing takes no time."""
+    shown, updated = notebook(monkeypatch)
+    curve, history = live.progress(), History()
+    run = types.SimpleNamespace(history=history, steps=10)
+    for second in range(11):
+        monkeypatch.setattr(live.time, "monotonic", lambda second=second: float(second))
+        curve(run)
+        history.train.append(4.0)
+    assert "step 1 of 10" in shown[0].alt and len(shown) == 1
+    assert [picture.alt.split(" · ")[0].rstrip(".") for picture in updated] == [
+        f"Loss curve: step {n} of 10" for n in (3, 5, 7, 9, 10)
+    ]
+    history.interrupted = True
+    curve(run)
+    assert "interrupted" in updated[-1].alt

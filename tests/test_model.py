@@ -41,7 +41,7 @@ def test_gradients_are_gpt2s(model, idx):
     for ours, other in (
         (model.token_embedding.weight.grad, core.wte.weight.grad),
         (model.position_embedding.weight.grad, core.wpe.weight.grad),
-        (model.blocks[0].attention.qkv.weight.grad, core.h[0].attn.c_attn.weight.grad.mT),
+        (model.blocks[0].attention.qkv_proj.weight.grad, core.h[0].attn.c_attn.weight.grad.mT),
         (model.blocks[1].norm2.weight.grad, core.h[1].ln_2.weight.grad),
     ):
         torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-6)
@@ -58,15 +58,15 @@ def test_a_block_is_gpt2s(model):
 
 def test_the_feed_forward_is_its_formula():
     part, x = stir(FeedForward(5)).double(), torch.randn(2, 3, 5, dtype=torch.float64)
-    wide = x @ part.widen.weight.T + part.widen.bias
+    wide = x @ part.up_proj.weight.T + part.up_proj.bias
     bent = 0.5 * wide * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
-    torch.testing.assert_close(part(x), bent @ part.narrow.weight.T + part.narrow.bias)
-    assert part.widen.out_features == 20
+    torch.testing.assert_close(part(x), bent @ part.down_proj.weight.T + part.down_proj.bias)
+    assert part.up_proj.out_features == 20
 
 
-def test_a_block_whose_parts_add_nothing_passes_its_input_on():
+def test_a_block_whose_sublayers_add_nothing_is_the_identity():
     block, x = Block(12, 3), torch.randn(2, 5, 12)
-    for part in (block.attention.project, block.feed_forward.narrow):
+    for part in (block.attention.out_proj, block.feed_forward.down_proj):
         nn.init.zeros_(part.weight)
         nn.init.zeros_(part.bias)
     assert torch.equal(block(x), x)
@@ -85,19 +85,19 @@ def test_a_block_does_not_look_ahead():
     assert torch.equal(block(x)[:, :4], block(torch.cat([x[:, :4], torch.randn(1, 2, 12)], dim=1))[:, :4])
 
 
-def test_texts_of_a_batch_do_not_talk_to_each_other(model, idx):
+def test_sequences_of_a_batch_are_independent(model, idx):
     together = model(idx)
     for row in range(len(idx)):
         torch.testing.assert_close(together[row : row + 1], model(idx[row : row + 1]))
 
 
-def test_the_same_token_elsewhere_is_something_else(model):
+def test_the_same_token_at_another_position_has_other_logits(model):
     logits = model(torch.zeros(1, 8, dtype=torch.long))[0]
     assert all((logits[t] - logits[0]).abs().max() > 1e-3 for t in range(1, 8))
 
 
 @pytest.mark.parametrize("part", ["embedding", "attention weights", "attention", "feed-forward"])
-def test_dropout_stands_in_each_place_while_training_and_in_none_after(part, model, idx):
+def test_dropout_acts_everywhere_in_training_and_nowhere_after(part, model, idx):
     silent = GPT(config(dropout=0.5))
     silent.load_state_dict(model.state_dict())
     assert torch.equal(silent.eval()(idx), model(idx))
@@ -113,10 +113,10 @@ def test_dropout_stands_in_each_place_while_training_and_in_none_after(part, mod
     assert not torch.equal(silent(idx), model(idx))
 
 
-# --- the start ----------------------------------------------------------------------------------------------------
+# --- initialization --------------------------------------------------------------------------------------------------
 
 
-def test_the_start_is_gpt2s():
+def test_initialization_is_gpt2s():
     L, C = 4, 256
     model = GPT(GPTConfig(vocab_size=500, context_length=128, n_layer=L, n_head=4, n_embd=C))
     for name, parameter in model.named_parameters():
@@ -125,13 +125,13 @@ def test_the_start_is_gpt2s():
         elif "norm" in name:
             assert (parameter == 1).all(), name
         else:
-            into_path = name.endswith(("attention.project.weight", "feed_forward.narrow.weight"))
-            std = 0.02 / math.sqrt(2 * L) if into_path else 0.02
+            residual = name.endswith(("attention.out_proj.weight", "feed_forward.down_proj.weight"))
+            std = 0.02 / math.sqrt(2 * L) if residual else 0.02
             assert parameter.std().item() == pytest.approx(std, rel=0.03), name
             assert parameter.mean().abs() < 5 * std / parameter.numel() ** 0.5, name
 
 
-def test_a_fresh_model_has_no_opinion():
+def test_an_untrained_model_is_nearly_uniform():
     V = 65
     model = GPT(GPTConfig(vocab_size=V, context_length=64, n_layer=4, n_head=4, n_embd=64))
     idx = torch.randint(V, (16, 65))
@@ -158,21 +158,21 @@ def test_gpt2_has_124_million():
 
 
 def tied(model):
-    same = model.head.weight is model.token_embedding.weight
+    same = model.lm_head.weight is model.token_embedding.weight
     names = {name for name, _ in model.named_parameters()}
-    return same and "head.weight" not in names and "token_embedding.weight" in names
+    return same and "lm_head.weight" not in names and "token_embedding.weight" in names
 
 
-def test_the_head_is_tied_from_the_start_after_training_and_after_loading():
+def test_the_output_layer_stays_tied_through_training_and_loading():
     model = GPT(config())
     assert tied(model)
-    train(model, torch.randint(13, (50,)), steps=2, batch_size=2, progress=None)
+    train(model, torch.randint(13, (50,)), steps=2, batch_size=2)
     assert tied(model)
-    assert torch.equal(model.head.weight, model.token_embedding.weight)
+    assert torch.equal(model.lm_head.weight, model.token_embedding.weight)
     other = GPT(config())
     other.load_state_dict(model.state_dict())
     assert tied(other)
-    assert torch.equal(other.head.weight, model.token_embedding.weight)
+    assert torch.equal(other.lm_head.weight, model.token_embedding.weight)
 
 
 # --- what cannot be a model, or a text for it ---------------------------------------------------------------------
@@ -181,14 +181,14 @@ def test_the_head_is_tied_from_the_start_after_training_and_after_loading():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"n_head": 5}, "n_embd=12 cannot be shared equally by n_head=5: choose a multiple"),
-        ({"vocab_size": 0}, "vocab_size must be at least 1, got 0"),
-        ({"context_length": 0}, "context_length must be at least 1, got 0"),
-        ({"n_layer": -1}, "n_layer must be at least 1, got -1"),
-        ({"n_head": 0}, "n_head must be at least 1, got 0"),
-        ({"n_embd": 0}, "n_embd must be at least 1, got 0"),
-        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, got 1.0"),
-        ({"dropout": -0.1}, "dropout must be at least 0 and below 1, got -0.1"),
+        ({"n_head": 5}, "n_embd=12 is not a multiple of n_head=5"),
+        ({"vocab_size": 0}, "vocab_size=0"),
+        ({"context_length": 0}, "context_length=0"),
+        ({"n_layer": -1}, "n_layer=-1"),
+        ({"n_head": 0}, "n_head=0"),
+        ({"n_embd": 0}, "n_embd=0"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+        ({"dropout": -0.1}, "dropout=-0.1"),
     ],
 )
 def test_sizes_that_make_no_model(changes, message):

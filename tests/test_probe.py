@@ -7,6 +7,7 @@ from torch import nn
 from conftest import SMALL, copy_into_gpt2
 from gptlib import probe
 from gptlib.attention import Attend, Head, MultiHeadAttention
+from gptlib.model import Block
 
 
 def hooks(model):
@@ -23,7 +24,7 @@ def test_maps_are_gpt2s(model, idx):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_rows_are_recipes_over_the_past(model, idx):
+def test_rows_are_distributions_over_the_past(model, idx):
     with probe.attention(model) as maps:
         model(idx[:, :5])
     for weights in maps:
@@ -88,7 +89,49 @@ def test_dropout_is_not_part_of_the_weights():
     torch.testing.assert_close(maps[0].sum(-1), torch.ones(1, 5))
 
 
-def test_a_model_that_pays_no_attention():
-    with pytest.raises(ValueError, match="Linear has no attention to watch: it must use gptlib's Attend"):
+def test_a_model_without_attention():
+    with pytest.raises(ValueError, match="Linear contains no Attend"):
         with probe.attention(nn.Linear(2, 2)):
             pass
+
+
+# --- activations, patching, compiled models -----------------------------------------------------------------------
+
+
+def test_recorded_outputs_are_gpt2s_hidden_states(model, idx):
+    expected = copy_into_gpt2(model)(idx, output_hidden_states=True).hidden_states
+    with probe.record(model, Block) as residual:
+        model(idx)
+    assert len(residual) == SMALL.n_layer
+    torch.testing.assert_close(residual[0], expected[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.final_norm(residual[1]), expected[2], rtol=1e-5, atol=1e-5)
+    assert hooks(model) == 0 and not residual[0].requires_grad
+
+
+def test_a_patched_module_is_replaced_and_only_inside(model, idx):
+    before = model(idx)
+    with probe.record(model, Block) as residual, probe.patch(model.blocks[0].attention, torch.zeros_like):
+        patched = model(idx)
+    x = model.token_embedding(idx) + model.position_embedding.weight
+    x = x + model.blocks[0].feed_forward(model.blocks[0].norm2(x))
+    torch.testing.assert_close(residual[0], x.detach())
+    assert not torch.allclose(patched, before)
+    assert torch.equal(model(idx), before) and hooks(model) == 0
+    with pytest.raises(ZeroDivisionError), probe.patch(model.blocks[0], torch.zeros_like):
+        raise ZeroDivisionError
+    assert hooks(model) == 0
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="needs PyTorch 2.6")
+def test_a_compiled_model_is_seen_like_a_plain_one(model, idx):
+    compiled = torch.compile(model, backend="eager")
+    compiled(idx)
+    with probe.attention(model) as expected:
+        model(idx)
+    with probe.attention(compiled) as maps:
+        compiled(idx)
+    assert len(maps) == SMALL.n_layer and all(torch.equal(a, b) for a, b in zip(maps, expected))
+    with probe.patch(compiled.blocks[0].attention, torch.zeros_like):
+        patched = compiled(idx)
+    with probe.patch(model.blocks[0].attention, torch.zeros_like):
+        torch.testing.assert_close(patched, model(idx))

@@ -1,10 +1,9 @@
-"""The repository as a whole: what lies where, which module imports which, links, checksums, the dependencies."""
+"""The repository as a whole: which module imports which, links, checksums, the dependencies."""
 
 import ast
-import fnmatch
 import hashlib
 import re
-import subprocess
+from graphlib import TopologicalSorter
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import yaml
 from test_notebooks import NOTEBOOKS, anchors, broken, links
 
-import gptlib
+from tools import course_map
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "gptlib"
@@ -21,52 +20,12 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 DATA_PAGES = [ROOT / "data" / "README.md", *sorted((ROOT / "data").glob("*/README.md"))]
-MARKDOWN = [ROOT / "README.md", ROOT / "images" / "README.md", *DATA_PAGES]
+MARKDOWN = [*sorted(ROOT.glob("*.md")), ROOT / "images" / "README.md", *DATA_PAGES]
 
-TOP_LEVEL = set(
-    "notebooks gptlib data images tests README.md LICENSE Makefile pyproject.toml constraints.txt environment.yml "
-    "conftest.py .ci .gitignore .gitattributes".split()
-)
-
-# Which module may import which others of the package: the arrows of the design, all pointing one way.
-MAY_IMPORT = {
-    "bpe": set(),
-    "tokenizers": {"bpe", "files"},
-    "data": {"tokenizers", "files"},
-    "bigram": set(),
-    "cache": set(),
-    "attention": {"cache"},
-    "positions": set(),
-    "model": {"attention", "cache", "positions"},
-    "sampling": set(),
-    "rows": set(),
-    "files": set(),
-    "checkpoint": {"files"},
-    "live": {"plot", "checkpoint"},
-    "training": {"data", "files", "checkpoint", "live"},
-    "hub": set(),
-    "gpt2_files": {"bpe", "hub", "model", "tokenizers"},
-    "gpt2": {"files", "gpt2_files", "hub", "model", "tokenizers"},
-    "pretrained": {"data", "files", "gpt2", "model", "tokenizers"},
-    "probe": {"attention"},
-    "checks": {"checks"},  # the right results come from PyTorch alone
-    "explorer": set(),
-    "plot": {"explorer"},
-}
+# What is studied and trained knows nothing of what draws it, shows its progress or looks inside it.
+CORE = {"attention", "positions", "model", "sampling", "training", "data", "tokenizers", "bpe"}
+AROUND = {"plot", "live", "explorer", "probe", "checks"}
 MAY_PRINT = {"live", "checks.judge"}
-
-# The public names, in the order in which the course introduces them.
-PUBLIC = {
-    "tokenizers": ["CharTokenizer", "WordTokenizer"],
-    "data": ["load", "split", "batch"],
-    "bigram": ["BigramLM", "NGram"],
-    "attention": ["attention_weights", "Head", "MultiHeadAttention"],
-    "cache": ["Cache", "LayerCache"],
-    "model": ["GPTConfig", "FeedForward", "Block", "GPT"],
-    "sampling": ["keep_top_k", "keep_top_p", "distribution", "stream", "generate", "complete"],
-    "rows": ["few_rows"],
-    "training": ["evaluate", "train"],
-}
 
 
 def imported(tree):
@@ -105,12 +64,21 @@ def unsafe_loads(tree):
 
 
 def test_modules_import_one_way():
-    parts = {name.partition(".")[0] for name in MODULES} - {"__init__"}
-    assert parts <= set(MAY_IMPORT), "a new module: say here what it may import"
+    arrows = {}
     for name, tree in MODULES.items():
-        if name != "__init__":
-            allowed = MAY_IMPORT[name.partition(".")[0]]
-            assert imported(tree) <= allowed, f"{name} imports {imported(tree) - allowed}"
+        part = name.partition(".")[0]
+        arrows[part] = arrows.get(part, set()) | imported(tree) - {part}
+    arrows.pop("__init__")
+    TopologicalSorter(arrows).prepare()  # raises CycleError
+
+
+@pytest.mark.parametrize("module", sorted(CORE & set(MODULES)))
+def test_the_core_reaches_nothing_that_draws_or_watches(module):
+    reached, new = set(), {module}
+    while new:
+        reached |= new
+        new = {name for one in new if one in MODULES for name in imported(MODULES[one])} - reached
+    assert reached & AROUND == set()
 
 
 @pytest.mark.parametrize(
@@ -139,29 +107,6 @@ def test_no_file_can_run_code_when_it_is_loaded():
         assert unsafe_loads(ast.parse(source)), source
 
 
-def test_public_names_stand_in_the_order_of_the_course():
-    for module, names in PUBLIC.items():
-        for name in names:
-            assert getattr(gptlib, name) is getattr(getattr(gptlib, module), name)
-    lines = [node.module for node in MODULES["__init__"].body if isinstance(node, ast.ImportFrom)]
-    order = [line.removeprefix("gptlib.") for line in lines if line.startswith("gptlib.")]
-    assert [module for module in order if module in PUBLIC] == list(PUBLIC)
-
-
-def ignored():
-    lines = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
-    return [line.rstrip("/") for line in lines] + [".git"]
-
-
-def test_only_what_belongs_lies_at_the_top():
-    git = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
-    entries = {line.split("/")[0].strip('"') for line in git.stdout.splitlines()}
-    if not entries:  # a download without git
-        entries = {p.name for p in ROOT.iterdir() if not any(fnmatch.fnmatch(p.name, i) for i in ignored())}
-    assert entries - TOP_LEVEL == set()
-    assert [name for name in sorted(TOP_LEVEL - {".gitattributes"}) if not (ROOT / name).exists()] == []
-
-
 @pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_and_pictures_resolve(path):
     text = path.read_text(encoding="utf-8")
@@ -172,16 +117,33 @@ def test_links_and_pictures_resolve(path):
 
 def test_the_readme_leads_to_every_notebook():
     followed, _ = links((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert {f"notebooks/{path.name}" for path in NOTEBOOKS} - set(followed) == set()
+    missing = {f"notebooks/{path.name}" for path in NOTEBOOKS} - set(followed)
+    assert missing == set(), "the README's table has no row for it"
+
+
+def test_the_map_is_drawn_from_the_notebooks_that_exist():
+    stored = (ROOT / "images" / "course.svg").read_text(encoding="utf-8")
+    assert stored == course_map.draw(course_map.existing()), "draw it again: make pictures"
+
+
+def test_a_notebook_that_is_not_planned_is_named():
+    with pytest.raises(ValueError, match="99_new"):
+        course_map.draw({"99_new"})
+
+
+def test_the_version_stands_in_one_place():
+    assert "version =" not in (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[tool")[0]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_readme_gives_the_minutes_of_the_headers(path):
     stated = r"\*\*Time\*\* about (\d+) minutes to read(?:, and (\d+) for the exercises)?;"
-    read, practise = re.search(stated, path.read_text(encoding="utf-8")).groups(default="")
+    found = re.search(stated, path.read_text(encoding="utf-8"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    row = next(line for line in readme.splitlines() if line.startswith("|") and f"](notebooks/{path.name})" in line)
-    assert [cell.strip() for cell in row.split("|")][3:5] == [read, practise]
+    row = next((line for line in readme.splitlines() if f"](notebooks/{path.name})" in line and line[0] == "|"), None)
+    assert row, f"the README's table has no row for {path.name}"
+    assert found, f"{path.name} does not say how long it takes"
+    assert [cell.strip() for cell in row.split("|")][3:5] == list(found.groups(default=""))
 
 
 def test_every_data_file_has_its_checksum_on_the_page():

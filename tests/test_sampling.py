@@ -1,19 +1,14 @@
 """Text against transformers' generate, distributions against its processors, draws against what they come from."""
 
-import copy
 import re
 
 import pytest
 import torch
-from torch import nn
 
 from conftest import SMALL, copy_into_gpt2, stir
-from gptlib.bigram import BigramLM
 from gptlib.model import GPT, GPTConfig
-from gptlib.pretrained import load, save
-from gptlib.rows import FewRows, few_rows
-from gptlib.sampling import complete, distribution, generate, stream
-from gptlib.tokenizers import CharTokenizer
+from gptlib.ngram import BigramLM
+from gptlib.sampling import generate, next_token_probs, stream
 
 
 def seed(number):
@@ -82,7 +77,7 @@ class Uncached(torch.nn.Module):
 @pytest.mark.parametrize("keep", [None, 8, 4, 1])
 def test_what_the_model_sees_past_the_end_of_its_context(keep, model, idx):
     watched = Uncached(model)
-    text = generate(watched, idx[:, :6], 14, seed(1), keep=keep)
+    text = generate(watched, idx[:, :6], 14, seed(1), keep_last=keep)
     lengths = {
         None: [6, 7, 8] + [8] * 11, 8: [6, 7, 8] + [8] * 11,
         4: [6, 7, 8, 4, 5, 6, 7, 8, 4, 5, 6, 7, 8, 4], 1: [6, 7, 8, *range(1, 9), 1, 2, 3],
@@ -139,28 +134,28 @@ SETTINGS = [
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_the_reshaped_distribution_is_transformers(settings, logits):
-    torch.testing.assert_close(distribution(logits, **settings), by_transformers(logits, **settings))
+    torch.testing.assert_close(next_token_probs(logits, **settings), by_transformers(logits, **settings))
 
 
 def test_the_order_of_the_three_matters():
     """After top-k the four share 1, of which the top three hold 0.9; before it they hold 0.36, and p asks for more."""
     logits = torch.tensor([0.16, 0.12, 0.08, 0.04] + [0.012] * 50).log()
-    assert distribution(logits, top_k=4, top_p=0.85).count_nonzero() == 3
-    assert distribution(logits, top_p=0.85).count_nonzero() > 4
-    flat = distribution(logits, temperature=3.0, top_p=0.5).count_nonzero()
-    assert flat > distribution(logits, top_p=0.5).count_nonzero(), "the temperature comes before top-p"
+    assert next_token_probs(logits, top_k=4, top_p=0.85).count_nonzero() == 3
+    assert next_token_probs(logits, top_p=0.85).count_nonzero() > 4
+    flat = next_token_probs(logits, temperature=3.0, top_p=0.5).count_nonzero()
+    assert flat > next_token_probs(logits, top_p=0.5).count_nonzero(), "the temperature comes before top-p"
 
 
 def test_without_settings_it_is_the_softmax(logits):
-    assert torch.equal(distribution(logits), logits.softmax(-1))
-    assert torch.equal(distribution(logits, top_k=50), logits.softmax(-1))
-    torch.testing.assert_close(distribution(logits, top_p=1.0), logits.softmax(-1))
-    assert distribution(torch.randn(20_000) * 4, top_p=1.0).count_nonzero() == 20_000, "1.0 cuts nobody off"
+    assert torch.equal(next_token_probs(logits), logits.softmax(-1))
+    assert torch.equal(next_token_probs(logits, top_k=50), logits.softmax(-1))
+    torch.testing.assert_close(next_token_probs(logits, top_p=1.0), logits.softmax(-1))
+    assert next_token_probs(torch.randn(20_000) * 4, top_p=1.0).count_nonzero() == 20_000, "1.0 cuts nobody off"
 
 
 def test_temperature_is_a_power_of_the_odds(logits):
     """Softmax of logits / t: the odds of any two tokens are raised to 1 / t."""
-    plain, cold = logits.double().softmax(-1), distribution(logits, temperature=0.5).double()
+    plain, cold = logits.double().softmax(-1), next_token_probs(logits, temperature=0.5).double()
     torch.testing.assert_close(cold[:, 1:] / cold[:, :1], (plain[:, 1:] / plain[:, :1]) ** 2, rtol=1e-4, atol=0)
 
 
@@ -169,29 +164,31 @@ def test_top_p_keeps_the_fewest_tokens_that_hold_enough(logits):
         by_rank = row.softmax(-1).double().sort(descending=True).values.tolist()
         for p in (0.2, 0.6, 0.95):
             needed = next(n for n in range(1, 51) if sum(by_rank[:n]) >= p)
-            kept = distribution(row, top_p=p).double()
+            kept = next_token_probs(row, top_p=p).double()
             assert kept.count_nonzero() == needed
             assert kept.max().item() == pytest.approx(by_rank[0] / sum(by_rank[:needed]))
 
 
-def test_a_low_temperature_is_nearly_greedy_and_zero_is(logits):
+def test_low_temperatures_approach_greedy_decoding(logits):
     for temperature in (0, 0.0, 1e-4, 1e-29):
-        probabilities = distribution(logits, temperature)
+        probabilities = next_token_probs(logits, temperature)
         assert torch.equal(probabilities.argmax(-1), logits.argmax(-1))
         torch.testing.assert_close(probabilities.max(-1).values, torch.ones(6))
-    assert distribution(torch.tensor([1e10, 0.0]), 1e-29).tolist() == [1, 0], "nothing overflows"
-    torch.testing.assert_close(distribution(logits, temperature=1e6), torch.full((6, 50), 1 / 50), rtol=1e-3, atol=0)
+    assert next_token_probs(torch.tensor([1e10, 0.0]), 1e-29).tolist() == [1, 0], "nothing overflows"
+    torch.testing.assert_close(
+        next_token_probs(logits, temperature=1e6), torch.full((6, 50), 1 / 50), rtol=1e-3, atol=0
+    )
 
 
 def test_the_most_likely_token_always_stays(logits):
     for p in (1e-3, 1e-9, 1e-30):
-        torch.testing.assert_close(distribution(logits, top_p=p), distribution(logits, temperature=0))
+        torch.testing.assert_close(next_token_probs(logits, top_p=p), next_token_probs(logits, temperature=0))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_precisions(dtype, logits):
     logits = logits.to(dtype)
-    torch.testing.assert_close(distribution(logits, top_p=0.9), by_transformers(logits.float(), top_p=0.9))
+    torch.testing.assert_close(next_token_probs(logits, top_p=0.9), by_transformers(logits.float(), top_p=0.9))
 
 
 @pytest.mark.parametrize("settings", [{}, *SETTINGS[:2], *SETTINGS[-2:]], ids=str)
@@ -218,7 +215,7 @@ def test_greedy_text_is_transformers(T, model, idx):
     assert torch.equal(generate(model, idx[:, :T], 8 - T, temperature=0), expected)
 
 
-def test_greedy_needs_no_luck(model, idx):
+def test_greedy_decoding_is_deterministic(model, idx):
     first = generate(model, idx, 20, seed(1), temperature=0)
     assert torch.equal(generate(model, idx, 20, seed(2), temperature=0), first)
     assert torch.equal(generate(model, idx, 20, seed(3), top_k=1), first)
@@ -284,137 +281,60 @@ def test_several_samples_of_one_prompt_differ(model, idx):
     assert len({tuple(row.tolist()) for row in texts}) == 5
 
 
-@pytest.mark.parametrize("keep", [None, 4])
-@pytest.mark.parametrize("lengths", [(1, 2, 3), (8, 1, 5), (4, 4), (7,), (8, 8, 2)])
-def test_prompts_of_different_lengths_go_on_as_each_would_alone(lengths, keep, model):
-    prompts = [torch.randint(SMALL.vocab_size, (T,)) for T in lengths]
-    for n in (0, 1, 20):
-        texts = complete(model, prompts, n, temperature=0, keep=keep)
-        for prompt, text in zip(prompts, texts, strict=True):
-            assert torch.equal(text[: len(prompt)], prompt) and len(text) == len(prompt) + n
-            assert torch.equal(text, generate(model, prompt[None], n, temperature=0, keep=keep)[0])
-
-
-def test_texts_of_different_lengths_end_with_their_own_stop(model):
-    prompts = [torch.tensor([3, 3]), torch.tensor([1, 3, 5, 7, 3, 2]), torch.tensor([2])]
-    free, new_lengths = complete(model, prompts, 25, seed(5)), set()
-    for stop in range(SMALL.vocab_size):
-        for prompt, text, short in zip(prompts, free, complete(model, prompts, 25, seed(5), stop=stop)):
-            assert torch.equal(short, text[: len(short)])
-            new = short[len(prompt) :]
-            new_lengths.add(len(new))
-            assert stop not in new[:-1] and (new[-1] == stop or len(new) == 25)
-    assert len(new_lengths) > 5, "else this test could not tell much"
-
-
-def test_prompts_of_different_lengths_are_drawn_as_the_model_says(model):
-    """The shorter prompt's next token, drawn beside a longer prompt."""
-    short, long, N = torch.tensor([4, 2]), torch.tensor([1, 3, 5, 7, 3]), 3_000
-    texts = complete(model, [short] * N + [long], 1, seed(6))
-    counts = torch.stack(texts[:-1])[:, -1].bincount(minlength=SMALL.vocab_size)
-    with torch.no_grad():
-        expected = N * model(short[None])[0, -1].softmax(0)
-    assert ((counts - expected) ** 2 / expected)[expected > 5].sum() < 40
-    assert torch.equal(texts[-1][:5], long)
-
-
-# --- the same products in another order ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (3, 1), (2, 2), (5, 1), (2, 7), (2, 0)])
-@pytest.mark.parametrize("bias", [True, False])
-def test_few_rows_give_what_a_linear_layer_gives(shape, bias):
-    usual = nn.Linear(6, 10, bias=bias)
-    few = few_rows(nn.Sequential(copy.deepcopy(usual)))[0]
-    x, again = (torch.randn(*shape, 6, generator=seed(0), requires_grad=True) for _ in range(2))
-    for layer, given in ((usual, x), (few, again)):
-        y = layer(given)
-        assert y.shape == (*shape, 10)
-        y.pow(2).sum().backward()
-    torch.testing.assert_close(few(again), usual(x))
-    torch.testing.assert_close(again.grad, x.grad)
-    torch.testing.assert_close(few.weight.grad, usual.weight.grad)
-
-
-def test_a_model_of_few_rows_draws_the_same_text(model, idx):
-    before, expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}, model(idx)
-    text = generate(model, idx, 20, temperature=0)
-    assert few_rows(model) is model
-    block = model.blocks[0]
-    wide = (block.attention.qkv, block.attention.project, block.feed_forward.widen, model.head)
-    assert all(type(layer) is FewRows for layer in wide)
-    assert type(block.feed_forward.narrow) is nn.Linear
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert model.head.weight is model.token_embedding.weight
-    torch.testing.assert_close(model(idx), expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(generate(model, idx, 20, temperature=0), text)
-
-
-def test_a_model_of_few_rows_can_be_saved(model, tmp_path):
-    save(few_rows(model), CharTokenizer("abcdefghijklm"), tmp_path / "model")
-    loaded, _ = load(tmp_path / "model")
-    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
-
-
 # --- what cannot be ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(1, 0), (3,), (1, 2, 3)])
-def test_nothing_to_continue(shape, model):
-    with pytest.raises(ValueError, match=r"idx has shape \(.*\): give \(B, T\) with at least one token, such as"):
-        generate(model, torch.zeros(shape, dtype=torch.long), 5)
+@pytest.mark.parametrize(
+    "prompt", [[], torch.zeros(1, 0), torch.zeros(1, 2, 3).long(), torch.rand(1, 3), torch.tensor(3)]
+)
+def test_what_is_no_prompt(prompt, model):
+    with pytest.raises(ValueError, match="a prompt is at least one token id"):
+        generate(model, prompt, 5)
+
+
+def test_a_list_of_ids_is_a_prompt_and_an_integer_a_seed(model):
+    expected = generate(model, torch.tensor([[5, 2]]), 10, seed(7))
+    for prompt in ([5, 2], [[5, 2]], torch.tensor([5, 2]), torch.tensor([[5, 2]], dtype=torch.uint8)):
+        assert torch.equal(generate(model, prompt, 10, 7), expected)
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    "settings, named",
     [
-        ({"temperature": -1}, "temperature=-1: give a number above 0, such as 0.8, or 0 for the most likely"),
-        ({"temperature": float("nan")}, "temperature=nan: give a number above 0"),
-        ({"temperature": float("inf")}, "temperature=inf: give a number above 0"),
-        ({"top_k": 0}, "top_k=0: give a number from 1 to the size of the vocabulary, 13, or None"),
-        ({"top_k": 14}, "top_k=14: give a number from 1 to the size of the vocabulary, 13, or None"),
-        ({"top_p": 0.0}, "top_p=0.0: give a share above 0 and at most 1"),
-        ({"top_p": 1.1}, "top_p=1.1: give a share above 0 and at most 1"),
-        ({"top_p": float("nan")}, "top_p=nan: give a share above 0 and at most 1"),
+        ({"temperature": -1}, "temperature=-1"),
+        ({"temperature": float("nan")}, "temperature=nan"),
+        ({"temperature": float("inf")}, "temperature=inf"),
+        ({"temperature": None}, "temperature=None"),
+        ({"top_k": 0}, "top_k=0: give an integer from 1 to the vocabulary size 13"),
+        ({"top_k": 14}, "top_k=14"),
+        ({"top_k": 2.0}, "top_k=2.0"),
+        ({"top_p": 0.0}, "top_p=0.0"),
+        ({"top_p": 1.1}, "top_p=1.1"),
+        ({"top_p": float("nan")}, "top_p=nan"),
         ({"temperature": 0, "top_k": 14}, "top_k=14"),
-        ({"stop": 13}, "stop=13 is outside the vocabulary 0…12: give the id of the token to stop at"),
-        ({"stop": -1}, "stop=-1 is outside the vocabulary 0…12"),
-        ({"keep": 0}, "keep=0: give a number from 1 to the model's context, 8, or None"),
-        ({"keep": 9}, "keep=9: give a number from 1 to the model's context, 8, or None"),
+        ({"stop": 13}, "stop=13"),
+        ({"stop": -1}, "stop=-1"),
+        ({"stop": "\n"}, r"stop='\n'"),
+        ({"keep_last": 0}, "keep_last=0: give 1 to the context length 8"),
+        ({"keep_last": 9}, "keep_last=9"),
+        ({"max_new_tokens": -1}, "max_new_tokens=-1"),
+        ({"idx": torch.zeros(1, 9, dtype=torch.long)}, "prompt length=9: give at most 8 tokens"),
     ],
 )
-def test_settings_that_make_no_sense(settings, message, model, idx):
-    for call in (generate, complete):
-        with pytest.raises(ValueError, match=re.escape(message)):
-            call(model, idx if call is generate else list(idx), 5, **settings)
+def test_settings_that_make_no_sense(settings, named, model, idx):
+    with pytest.raises(ValueError, match=re.escape(named)):
+        generate(model, **{"idx": idx, "max_new_tokens": 5, **settings})
 
 
-def test_a_number_of_tokens_below_zero(model, idx):
-    with pytest.raises(ValueError, match="max_new_tokens=-1: give the number of tokens to draw, 0 or more"):
-        generate(model, idx, -1)
-
-
-def test_a_prompt_longer_than_the_context(model):
-    message = r"a prompt of 9 tokens does not fit the model's context of 8: pass the last ones, prompt\[-8:\]"
-    for call in (generate, complete):
-        with pytest.raises(ValueError, match=message):
-            call(model, torch.zeros(1, 9, dtype=torch.long), 5)
-    generate(BigramLM(5), torch.zeros(1, 9, dtype=torch.long), 5)
-
-
-@pytest.mark.parametrize("prompts", [[], [torch.tensor([1]), torch.zeros(0).long()], [torch.zeros(1, 2).long()]])
-def test_lists_with_nothing_to_continue(prompts, model):
-    with pytest.raises(ValueError, match="give .*or a list of"):
-        complete(model, prompts, 5)
-    with pytest.raises(ValueError, match="for a list of prompts call complete"):
-        generate(model, prompts, 5)
+def test_a_model_without_a_context_continues_a_prompt_of_any_length():
+    assert generate(BigramLM(5), torch.zeros(1, 9, dtype=torch.long), 5).shape == (1, 14)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0}, {"top_k": 3, "top_p": 0.5}], ids=str)
 def test_a_model_whose_logits_are_not_numbers(wrong, settings, model, idx):
-    model.norm.bias.data[4] = wrong
-    with pytest.raises(ValueError, match="the logits hold NaN or infinity.*Load an earlier checkpoint"):
+    model.final_norm.bias.data[4] = wrong
+    with pytest.raises(ValueError, match="the logits contain NaN or infinity.*Load an earlier checkpoint"):
         generate(model, idx, 5, **settings)
-    with pytest.raises(ValueError, match="the logits hold NaN or infinity"):
-        distribution(torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, wrong]]), **settings)
+    with pytest.raises(ValueError, match="the logits contain NaN or infinity"):
+        next_token_probs(torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 1.0, 2.0, wrong]]), **settings)

@@ -57,8 +57,8 @@ def average_weights(answer):
             "row t is divided by t: it holds t + 1 places, and row 0 is divided by 0": lambda T: (
                 triangle(T) / torch.arange(T)[:, None]
             ),
-            "a softmax of the triangle: its zeros count too, since e to the 0 is 1": lambda T: (
-                triangle(T).softmax(dim=1)
+            "a softmax of the triangle: its zeros count too, since e to the 0 is 1": lambda T: triangle(T).softmax(
+                dim=1
             ),
             "every row averages over all T positions: the future leaks": lambda T: torch.full((T, T), 1 / T),
             "the upper triangle: each position averages its future": lambda T: (
@@ -120,18 +120,18 @@ def repaired_weights(answer):
             "the late mask, and the wrong axis: softmax over the positions that look, and then the cut": lambda s: (
                 s.softmax(dim=-2).tril()
             ),
-            "the past is masked and the future kept: the triangle is the other one": lambda scores: (
-                scores.masked_fill(future_of(scores).mT, -torch.inf).softmax(dim=-1)
-            ),
-            "each position is masked from itself: the diagonal belongs to the past": lambda scores: (
-                scores.masked_fill(future_of(scores) | torch.eye(scores.shape[-1]).bool(), -torch.inf).softmax(dim=-1)
-            ),
-            "the mask is one step too late: each position sees one step ahead": lambda scores: (
-                scores.masked_fill(future_of(scores).triu(2), -torch.inf).softmax(dim=-1)
-            ),
+            "the past is masked and the future kept: the triangle is the other one": lambda scores: scores.masked_fill(
+                future_of(scores).mT, -torch.inf
+            ).softmax(dim=-1),
+            "each position is masked from itself: the diagonal belongs to the past": lambda scores: scores.masked_fill(
+                future_of(scores) | torch.eye(scores.shape[-1]).bool(), -torch.inf
+            ).softmax(dim=-1),
+            "the mask is one step too late: each position sees one step ahead": lambda scores: scores.masked_fill(
+                future_of(scores).triu(2), -torch.inf
+            ).softmax(dim=-1),
             "nothing is masked: the future takes part": lambda scores: scores.softmax(dim=-1),
-            "the softmax is missing: these are masked scores": lambda scores: (
-                scores.masked_fill(future_of(scores), -torch.inf)
+            "the softmax is missing: these are masked scores": lambda scores: scores.masked_fill(
+                future_of(scores), -torch.inf
             ),
             "the rows are cut and then divided by their sum, without the exponential": lambda scores: (
                 scores.tril() / scores.tril().sum(dim=-1, keepdim=True)
@@ -148,7 +148,7 @@ def fading_average(answer):
 
     def weights(T, keep):
         steps = torch.arange(T)[:, None] - torch.arange(T)
-        return torch.where(steps >= 0, keep**steps.clamp(min=0), 0.0)
+        return torch.where(steps >= 0, keep ** steps.clamp(min=0), 0.0)
 
     def fading(x, keep):
         w = weights(len(x), keep)

@@ -103,22 +103,22 @@ def causal_mask(answer):
         mistakes={
             "true and false are exchanged: this one is true where a position must not look": lambda T: ~past(T),
             "the other triangle: each position may look at itself and its future, not at its past": lambda T: past(T).T,
-            "the diagonal is missing: a position may look at itself, and position 0 has nothing else": lambda T: (
-                past(T).tril(-1)
-            ),
+            "the diagonal is missing: a position may look at itself, and position 0 has nothing else": lambda T: past(
+                T
+            ).tril(-1),
             "the triangle is one place too high: row 0 may look at column 1, the future leaks": lambda T: (
                 torch.ones(T, T).tril(1).bool()
             ),
             "exchanged, and the diagonal with them: true marks the future from two places on": lambda T: (
                 torch.ones(T, T).triu(2).bool()
             ),
-            "the triangle is two places too low: a position may look at itself and at the one before": lambda T: (
-                past(T).tril(-2)
-            ),
+            "the triangle is two places too low: a position may look at itself and at the one before": lambda T: past(
+                T
+            ).tril(-2),
             "every place is true: nothing is masked, the future leaks": lambda T: torch.ones(T, T).bool(),
-            "every place is false: nobody may look anywhere, and a softmax over nothing is nan": lambda T: (
-                torch.zeros(T, T).bool()
-            ),
+            "every place is false: nobody may look anywhere, and a softmax over nothing is nan": lambda T: torch.zeros(
+                T, T
+            ).bool(),
             "only the diagonal is true: each position sees itself, and none of its past": lambda T: torch.eye(T).bool(),
             "only the diagonal is false: a position may look at itself, and the future leaks": lambda T: (
                 ~torch.eye(T).bool()
@@ -196,7 +196,9 @@ VECTORS = {
     "queries and keys are taken from x, not projected": lambda x, q, k, v: (x, x, v),
     "nothing is projected: x itself asks, offers and gives": lambda x, q, k, v: (x, x, x),
     "queries and keys are cut to length 1: a cosine, not a dot product": lambda x, q, k, v: (
-        q / q.norm(dim=-1, keepdim=True), k / k.norm(dim=-1, keepdim=True), v
+        q / q.norm(dim=-1, keepdim=True),
+        k / k.norm(dim=-1, keepdim=True),
+        v,
     ),
     "values taken from x, not projected": lambda x, q, k, v: (q, k, x),
     "the keys are gathered: what is gathered are the values": lambda x, q, k, v: (q, k, k),
@@ -219,11 +221,11 @@ SCALE = {
 MASK = {
     None: cut(past),
     "nothing is masked: row 0 attends to column 1, the future leaks": lambda scores, softmax: softmax(scores),
-    "mask added after the softmax: the future has already been counted in the sum": lambda scores, softmax: (
-        softmax(scores).tril()
-    ),
-    "-inf is put in after the softmax: the mask belongs before it": lambda scores, softmax: (
-        softmax(scores).masked_fill(future(scores.shape[-1]), -math.inf)
+    "mask added after the softmax: the future has already been counted in the sum": lambda scores, softmax: softmax(
+        scores
+    ).tril(),
+    "-inf is put in after the softmax: the mask belongs before it": lambda scores, softmax: softmax(scores).masked_fill(
+        future(scores.shape[-1]), -math.inf
     ),
     "the past is masked and the future kept: the triangle is the other one": cut(lambda T: past(T).T),
     "true and false are exchanged in the mask: it leaves in the future and nothing else": cut(future),
@@ -234,11 +236,11 @@ MASK = {
     "the future is set to +inf, not to -inf: it would get everything, and the softmax is nan": cut(past, math.inf),
     "the future is set to 0 before the softmax, and e to the 0 is 1: the future leaks": cut(past, 0.0),
     "the past is set to 0 and the future kept: the triangle is the other one": cut(lambda T: past(T).T, 0.0),
-    "the mask is added as 0 and 1, not as 0 and -inf: the future leaks": lambda scores, softmax: (
-        softmax(scores + past(scores.shape[-1]).float())
+    "the mask is added as 0 and 1, not as 0 and -inf: the future leaks": lambda scores, softmax: softmax(
+        scores + past(scores.shape[-1]).float()
     ),
-    "the mask is added as 1 for the future, not as -inf: the future leaks": lambda scores, softmax: (
-        softmax(scores + future(scores.shape[-1]).float())
+    "the mask is added as 1 for the future, not as -inf: the future leaks": lambda scores, softmax: softmax(
+        scores + future(scores.shape[-1]).float()
     ),
 }
 SOFTMAX = {
@@ -253,9 +255,9 @@ SOFTMAX = {
     ),
     "the exponentials are not divided by their sum: rows do not sum to one": lambda scores: scores.exp(),
     "a sigmoid in place of the softmax: rows do not sum to one": lambda scores: scores.sigmoid(),
-    "only the largest score counts: a softmax gives every place its share": lambda scores: (
-        torch.zeros_like(scores).scatter(-1, scores.argmax(dim=-1, keepdim=True), 1)
-    ),
+    "only the largest score counts: a softmax gives every place its share": lambda scores: torch.zeros_like(
+        scores
+    ).scatter(-1, scores.argmax(dim=-1, keepdim=True), 1),
     "the softmax is taken twice: once makes the weights": lambda scores: scores.softmax(dim=-1).softmax(dim=-1),
 }
 GATHER = {

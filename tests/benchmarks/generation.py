@@ -1,4 +1,4 @@
-"""How fast is text drawn? gptlib with and without its cache, beside transformers with its own, from one set of weights.
+"""How fast is text generated? gptlib with and without its cache beside transformers with its own, same weights.
 
 `python tests/benchmarks/generation.py` takes GPT-2's 124M shape with random weights, and half an hour or more on two
 cores; `--size small --new 20,100` tries it in seconds. Greedy, in float32. All take turns, so that whatever else the
@@ -18,16 +18,16 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # the oracle of the tests
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the oracle of the tests
 
 import torch
 import transformers
 from _turns import spread, take_turns
 
 from conftest import copy_into_gpt2
+from gptlib.attention import Linear
 from gptlib.model import GPT, GPTConfig
-from gptlib.rows import few_rows
-from gptlib.sampling import complete, generate, stream
+from gptlib.sampling import generate, stream
 
 SIZES = {
     "124M": GPTConfig(vocab_size=50257, context_length=1024, n_layer=12, n_head=12, n_embd=768),
@@ -35,10 +35,9 @@ SIZES = {
 }
 
 
-def by_transformers(theirs, idx, n: int, mask=None):
-    mask = torch.ones_like(idx) if mask is None else mask
+def by_transformers(theirs, idx, n: int):
     return theirs.generate(
-        idx, attention_mask=mask, max_new_tokens=n, min_new_tokens=n, do_sample=False, use_cache=True,
+        idx, attention_mask=torch.ones_like(idx), max_new_tokens=n, min_new_tokens=n, do_sample=False, use_cache=True,
         eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
 
@@ -88,25 +87,6 @@ def compare(model: GPT, theirs, n: int, prompt: int, rounds: int, samples: int) 
         report(name, values, n, times["gptlib, cached"])
 
 
-def compare_lengths(model: GPT, theirs, n: int, lengths: list[int], rounds: int) -> None:
-    """Prompts of different lengths in one batch; transformers wants filler before the shorter ones, and a mask."""
-    prompts = [torch.randint(model.config.vocab_size, (length,)) for length in lengths]
-    left = torch.stack([torch.nn.functional.pad(prompt, (max(lengths) - len(prompt), 0)) for prompt in prompts])
-    mask = torch.stack([(torch.arange(max(lengths)) >= max(lengths) - length).long() for length in lengths])
-    texts, by_them = complete(model, prompts, 5, temperature=0), by_transformers(theirs, left, 5, mask)
-    same = sum(torch.equal(text[len(prompt) :], row[-5:]) for text, prompt, row in zip(texts, prompts, by_them))
-    times = take_turns(
-        {
-            "gptlib, cached": lambda: seconds(lambda: complete(model, prompts, n, temperature=0)),
-            "transformers, cached": lambda: seconds(lambda: by_transformers(theirs, left, n, mask)),
-        },
-        rounds,
-    )
-    print(f"{n:,} tokens after each of {len(lengths)} prompts of {lengths} tokens; the same text for {same} of them")
-    for name, values in times.items():
-        report(name, values, n * len(lengths), times["gptlib, cached"])
-
-
 def early_and_late(model: GPT, prompt: int, n: int, rounds: int) -> None:
     """The time of an early token and of the last, with the cache, each the median of the ten around it."""
     early, late = [], []
@@ -125,21 +105,21 @@ def early_and_late(model: GPT, prompt: int, n: int, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="124M", help="shape of the model (124M)")
-    parser.add_argument("--new", default="200,1000", help="how many tokens to draw (200,1000)")
+    parser.add_argument("--new", default="200,1000", help="how many tokens to generate (200,1000)")
     parser.add_argument("--prompt", type=int, default=16, help="tokens of the prompt (16)")
-    parser.add_argument("--lengths", default="8,16,24,32", help="lengths of the prompts of one batch (8,16,24,32)")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each, at least 2 (5)")
     parser.add_argument("--samples", type=int, default=10, help="lengths at which the uncached loop is timed (10)")
     parser.add_argument("--check", type=int, default=30, help="tokens for which its estimate is checked (30)")
-    parser.add_argument("--rows", action="store_true", help="leave the layers of gptlib as they are: no few_rows")
+    parser.add_argument("--plain", action="store_true", help="with plain nn.Linear layers in gptlib's model")
     options = parser.parse_args()
-    news, lengths = ([int(n) for n in text.split(",")] for text in (options.new, options.lengths))
+    news = [int(n) for n in options.new.split(",")]
 
     torch.manual_seed(0)
     model = GPT(SIZES[options.size]).eval()
     theirs = copy_into_gpt2(model, attention="sdpa")
-    if not options.rows:
-        few_rows(model)
+    for module in model.modules():
+        if options.plain and isinstance(module, Linear):
+            module.__class__ = torch.nn.Linear
     c = model.config
     print(
         f"PyTorch {torch.__version__}, transformers {transformers.__version__}, {torch.get_num_threads()} threads, "
@@ -156,7 +136,6 @@ def main() -> None:
     print(f"uncached, {n} tokens: estimate / whole loop {spread(estimates)}", flush=True)
     for n in news:
         compare(model, theirs, n, options.prompt, options.rounds, options.samples)
-    compare_lengths(model, theirs, min(news), lengths, options.rounds)
     early_and_late(model, options.prompt, max(news), options.rounds)
 
 

@@ -55,7 +55,7 @@ def load(folder):
     weights = load_file(Path(folder) / "model.safetensors")
     names = released_names(model.config.n_layer).items()
     weights = {ours: turned(theirs, weights[theirs]).contiguous() for theirs, ours in names}
-    weights["head.weight"] = weights["token_embedding.weight"]
+    weights["lm_head.weight"] = weights["token_embedding.weight"]
     model.load_state_dict(weights)
     return model
 """,

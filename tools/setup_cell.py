@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep, so a busy computer slows PyTorch less
 if "google.colab" in sys.modules and not os.path.isdir("../gptlib"):
     address = os.environ.get("COURSE_ADDRESS", "https://github.com/gpt-course/gpt-course")
     course = os.path.basename(address)

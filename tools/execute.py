@@ -1,29 +1,29 @@
 """Run the notebooks in order and store their outputs; nothing in a file changes when nothing behind it has.
 
-    python .ci/execute.py [--fresh] [notebook ...]     run and store
-    python .ci/execute.py --check                      run nothing, say which stored outputs belong to other code
+    python -m tools.execute [--fresh] [notebook ...]     run and store
+    python -m tools.execute --check                      run nothing, say which stored outputs belong to other code
+    python -m tools.execute --adopt [notebook ...]       run nothing, say that the stored outputs belong to this code
 
 Timings and training come out differently on every run. Their cells carry the tag `nbval-ignore-output`, and keep the
-outputs that are stored while the notebook's digest stays the same: a checksum over its code, the package, the data and
-the versions of the libraries that compute and draw. A picture is kept by the same rule, since another processor may
-round a pixel differently. `--fresh` keeps nothing.
+outputs that are stored while the notebook's digest stays the same (tools/digest.py). A picture is kept by the same
+rule, since another CPU may round a pixel differently. `--fresh` keeps nothing.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import re
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
 import nbformat.v4.nbjson
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+from tools.digest import Package, digest
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -41,29 +41,11 @@ def code_cells(nb) -> list:
     return [cell for cell in nb.cells if cell.cell_type == "code"]
 
 
-def fingerprint(root: Path = ROOT) -> str:
-    """A checksum of all that the outputs depend on outside the notebooks: package, data, versions."""
-    found = hashlib.sha256()
-    for path in sorted((root / "gptlib").glob("*.py")):  # not checks/: an exercise stands there unattempted
-        found.update(f"{path.name}\n{path.read_text(encoding='utf-8')}".encode())
-    for path in sorted((root / "data").rglob("*")):
-        if path.is_file() and path.suffix != ".md":
-            found.update(path.relative_to(root).as_posix().encode() + hashlib.sha256(path.read_bytes()).digest())
-    for library in ("torch", "numpy", "matplotlib"):
-        found.update(f"{library} {version(library).partition('+')[0]}".encode())  # CPU and CUDA builds count as one
-    return found.hexdigest()
-
-
 def stated_minutes(nb) -> int | None:
     """How many minutes the opening grants to the cells, on two cores; None when it does not say."""
     opening = "\n".join(cell.source for cell in nb.cells[:3] if cell.cell_type == "markdown")
     stated = re.search(r"the cells take (?:less than|about) (\d+) minutes? on two cores", opening)
     return int(stated[1]) if stated else None
-
-
-def digest(nb, outside: str) -> str:
-    code = json.dumps([[cell.source, sorted(tags(cell))] for cell in code_cells(nb)])
-    return hashlib.sha256((code + outside).encode()).hexdigest()
 
 
 def read(path: Path):
@@ -79,18 +61,18 @@ def read(path: Path):
     return nbformat.v4.nbjson.reads(json.dumps(raw))
 
 
-def normalise(nb, digest: str) -> None:
+def normalise(nb, checksum: str) -> None:
     """Leave in the file only what a reader sees and the digest needs."""
     nb.metadata = nbformat.from_dict(
-        {"gptlib": {"digest": digest}, "kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
+        {"gptlib": {"digest": checksum}, "kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
     )
     for cell in nb.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in CELL_METADATA and v != []})
     for cell in code_cells(nb):
-        merged = []
+        merged: list = []
         for output in cell.outputs:
             if merged and output.output_type == "stream" and output.get("name") == merged[-1].get("name"):
-                merged[-1].text += output.text  # how a print is cut into messages is chance
+                merged[-1].text += output.text  # how a print is cut into messages varies
                 continue
             if output.output_type == "error":
                 output.traceback = [f"{output.ename}: {output.evalue}"]  # the rest holds paths of this machine
@@ -128,7 +110,7 @@ def faults(nb) -> list[str]:
     return found
 
 
-def execute(path: Path, outside: str, fresh: bool = False) -> list[str]:
+def execute(path: Path, package: Package, fresh: bool = False) -> list[str]:
     """Run one notebook from its folder and store it; returns its faults, and then stores nothing."""
     nb, stored = read(path), read(path)
     seconds: dict[int, float] = {}
@@ -163,7 +145,7 @@ def execute(path: Path, outside: str, fresh: bool = False) -> list[str]:
         if taken > SLOW:
             print(f"  cell {nb.cells[index].execution_count} takes {taken:.0f} s", flush=True)
 
-    now = digest(nb, outside)
+    now = digest(nb, package)
     normalise(nb, now)
     if not fresh and stored.metadata.get("gptlib", {}).get("digest") == now:
         for note in keep(nb, stored):
@@ -171,41 +153,71 @@ def execute(path: Path, outside: str, fresh: bool = False) -> list[str]:
     if found := faults(nb):
         return found
 
-    nbformat.validate(nb)
-    text = nbformat.writes(nb).rstrip("\n") + "\n"
-    if text != path.read_bytes().decode("utf-8"):
-        new = path.with_suffix(".tmp")  # whole or not at all
-        new.write_bytes(text.encode("utf-8"))
-        os.replace(new, path)
+    if store(path, nb):
         print("  stored afresh", flush=True)
     return []
 
 
-def check(path: Path, outside: str) -> list[str]:
+def store(path: Path, nb) -> bool:
+    """Write the notebook where it differs, atomically; True when it did."""
+    nbformat.validate(nb)
+    text = nbformat.writes(nb).rstrip("\n") + "\n"
+    if text == path.read_bytes().decode("utf-8"):
+        return False
+    new = path.with_suffix(".tmp")
+    new.write_bytes(text.encode("utf-8"))
+    os.replace(new, path)
+    return True
+
+
+def adopt(path: Path, package: Package) -> list[str]:
+    """Store the digest of the code as it is beside the outputs as they are; refused for a notebook that was not run."""
     nb = read(path)
-    if nb.metadata.get("gptlib", {}).get("digest") == digest(nb, outside):
+    if not all(cell.execution_count for cell in code_cells(nb)):
+        return ["it has cells that were never run: make notebooks"]
+    nb.metadata["gptlib"] = {"digest": digest(nb, package)}
+    if store(path, nb):
+        print(f"{path.name}: adopted", flush=True)
+    return []
+
+
+def check(path: Path, package: Package) -> list[str]:
+    nb = read(path)
+    if nb.metadata.get("gptlib", {}).get("digest") == digest(nb, package):
         return []
-    return ["its code, the package, the data or a library changed since it was run: make notebooks"]
+    return ["the code, data or libraries that it reaches changed since it was run: make notebooks"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("notebooks", nargs="*", type=Path, help="all of notebooks/ when none is named")
-    parser.add_argument("--fresh", action="store_true", help="keep no stored output")
-    parser.add_argument("--check", action="store_true", help="run nothing")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--fresh", action="store_true", help="keep no stored output")
+    how.add_argument("--check", action="store_true", help="run nothing, name the notebooks with outputs of other code")
+    how.add_argument(
+        "--adopt",
+        action="store_true",
+        help="run nothing, store the new digests: only for a change that provably cannot change an output, "
+        "such as a renamed local variable; when in doubt, run the notebooks",
+    )
     args = parser.parse_args()
     paths = [path.resolve() for path in args.notebooks] or sorted((ROOT / "notebooks").glob("*.ipynb"))
     if not paths:
         sys.exit("There are no notebooks in notebooks/.")
 
     os.environ.pop("MPLBACKEND", None)  # the kernel draws into the notebook
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRANSFORMERS_OFFLINE="1")
-    outside = fingerprint()
+    package = Package()
     failed = False
     with tempfile.TemporaryDirectory() as profile:
         os.environ["IPYTHONDIR"] = profile  # nobody's own start-up files
         for path in paths:
-            for fault in check(path, outside) if args.check else execute(path, outside, args.fresh):
+            if args.check or args.adopt:
+                found = check(path, package) if args.check else adopt(path, package)
+            else:
+                found = execute(path, package, args.fresh)
+            for fault in found:
                 failed = True
                 print(f"{path.name}: {fault}", file=sys.stderr, flush=True)
     sys.exit(failed)

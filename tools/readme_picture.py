@@ -1,0 +1,36 @@
+"""Draw the README's picture, images/attention.png, and print the sample of text beside it: `make pictures`.
+
+Of all heads of the trained model, it shows the one with the largest mean attention weight on the latest space.
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+import gptlib
+
+ROOT = Path(__file__).resolve().parent.parent
+PASSAGE = "To be, or not to be"
+
+
+def main() -> None:
+    model, tokenizer = gptlib.pretrained.load("shakespeare-gpt")
+    with gptlib.probe.attention(model) as maps:
+        model(torch.tensor([tokenizer.encode(PASSAGE)]))
+    heads = torch.cat([layer[0] for layer in maps])  # (all heads, T, T)
+    rows = range(3, len(PASSAGE))
+    latest_space = [PASSAGE.rfind(" ", 0, row + 1) for row in rows]
+    best = heads[heads[:, list(rows), latest_space].mean(dim=-1).argmax()]
+    figure, ax = plt.subplots(figsize=(7, 6.2), layout="constrained")
+    gptlib.plot.attention(best, list(PASSAGE), numbers=False, ax=ax)
+    ax.set_title("Each letter looks back at the space before its word")
+    plt.savefig(ROOT / "images" / "attention.png", dpi=100, facecolor="white", metadata={"Software": None})
+
+    prompt = torch.tensor([tokenizer.encode("ROMEO:\n")])
+    idx = gptlib.generate(model, prompt, 300, generator=torch.Generator().manual_seed(2))
+    print(tokenizer.decode(idx[0].tolist()))
+
+
+if __name__ == "__main__":
+    main()
