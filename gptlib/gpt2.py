@@ -77,9 +77,9 @@ def transposed(name: str) -> bool:
 def read_config(content: dict) -> GPTConfig:
     """Our configuration for a `config.json`; raises ValueError, naming it, for what our model cannot do."""
     content = {"resid_pdrop": 0.0} | content
-    for key, known in (FIXED | {"n_inner": (None, 4 * content["n_embd"])}).items():
+    for key, known in (FIXED | {"n_inner": (4 * content["n_embd"], None)}).items():
         if content.get(key, known[0]) not in known:
-            raise ValueError(f"{key} is {content[key]!r}, but this model can only do {known[-1]!r}")
+            raise ValueError(f"{key} is {content[key]!r}, but this model can only do {known[0]!r}")
     return GPTConfig(*(content[field] for field in FIELDS))
 
 
