@@ -46,7 +46,7 @@ NAMES = {  # ours: GPT-2's; {} is the layer
     "final_norm": "ln_f",
 }
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # (in, out) in the files; (out, in) in our Linear
-MASKS = (".attn.bias", ".attn.masked_bias")  # causal masks, which the released files hold as well
+MASKS = (".attn.bias", ".attn.masked_bias")  # no parameters, but in the released files
 FIELDS = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd", "resid_pdrop")  # as in GPTConfig, in order
 FIXED = {  # what config.json may say of things that our model does in one way
     "model_type": ("gpt2",), "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),
@@ -56,11 +56,7 @@ FIXED = {  # what config.json may say of things that our model does in one way
 
 
 def hf_names(n_layer: int) -> dict[str, str]:
-    """Our name of every parameter of a GPT of `n_layer` layers, and GPT-2's.
-
-    >>> hf_names(2)["blocks.1.attention.out_proj.bias"]
-    'h.1.attn.c_proj.bias'
-    """
+    """Every parameter of a GPT with `n_layer` layers: our name to GPT-2's name."""
     names = {}
     for ours, theirs in NAMES.items():
         for kind in ("weight",) if ours.endswith("embedding") else ("weight", "bias"):
@@ -108,20 +104,15 @@ def download(size: str) -> Path:
             f"gpt2-{size} is not in the cache and could not be downloaded ({type(error).__name__}): connect to the "
             f"internet, or get {address} ({megabytes} MB) and the config.json beside it, and pass their folder"
         ) from error
-    digest = hashlib.sha256()
-    with open(file, "rb") as content:
-        while block := content.read(2**20):
-            digest.update(block)
-    if digest.hexdigest() != sha256:
+    if hashlib.sha256(Path(file).read_bytes()).hexdigest() != sha256:
         raise ValueError(f"{Path(file).resolve()} is not the released file (another SHA-256): delete it, load again")
     return Path(file)
 
 
 def save(model: GPT, folder: str | Path, tokenizer: BPETokenizer | None = None) -> None:
-    """Write `model` into `folder` in the Hugging Face layout, for `transformers` and `pretrained.load`.
+    """Write `model`, and `tokenizer` if given, in the Hugging Face layout, for `transformers` and `pretrained.load`.
 
-    With `tokenizer`, its files are written too, and those of another tokenizer removed. Raises ValueError for position
-    encodings other than learned ones, and whatever `pretrained.save` raises.
+    Raises ValueError for another position encoding than a learned one, and what `pretrained.save` raises.
     """
     from gptlib.pretrained import write  # which imports this module
 
@@ -129,11 +120,10 @@ def save(model: GPT, folder: str | Path, tokenizer: BPETokenizer | None = None) 
     if c.position_encoding != "learned":
         raise ValueError(f"GPT-2's layout has learned positions, this model {c.position_encoding}: use pretrained.save")
     special = tokenizer.special_tokens if tokenizer else (END_OF_TEXT,) if c.vocab_size == 50257 else ()
-    end = c.vocab_size - len(special) + special.index(END_OF_TEXT) if END_OF_TEXT in special else None
     token = END_OF_TEXT if END_OF_TEXT in special else None
+    end = c.vocab_size - len(special) + special.index(token) if token else None
     config = {
-        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"],
-        **dict(zip(FIELDS, vars(c).values())),
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], **dict(zip(FIELDS, vars(c).values())),
         "embd_pdrop": c.dropout, "attn_pdrop": c.dropout, "activation_function": "gelu_new",
         "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True, "bos_token_id": end, "eos_token_id": end,
     }  # fmt: skip

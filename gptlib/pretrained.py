@@ -12,16 +12,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from gptlib import gpt2
+from gptlib import gpt2, tokenizers
 from gptlib.bpe import BPETokenizer
 from gptlib.files import atomic_write, check_writable, data_dir
 from gptlib.model import GPT, GPTConfig
 from gptlib.tokenizers import CharTokenizer, WordTokenizer
 
 Tokenizer = CharTokenizer | WordTokenizer | BPETokenizer
-TYPES: dict[str, type[CharTokenizer] | type[WordTokenizer]] = {
-    "CharTokenizer": CharTokenizer, "WordTokenizer": WordTokenizer
-}  # fmt: skip
 SHIPPED = ("shakespeare-gpt", "shakespeare-gpt2")
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "merges.txt", "vocab.json")
 FIRST_EDITION = {"positions", "qkv", "project", "widen", "narrow", "norm", "head"}  # names in its files
@@ -56,15 +53,15 @@ def load(source: str | Path) -> tuple[GPT, Tokenizer | None]:
         if content.keys() & {"model_type", "n_positions"}:
             config, tokenizer = gpt2.read_config(content), BPETokenizer.load(merges) if merges.is_file() else None
             return read_model(weights, config, tokenizer, gpt2.hf_names(config.n_layer)), tokenizer
-        kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        if kind["type"] == "BPETokenizer":
-            tokenizer = BPETokenizer.load(merges)
-        else:
-            tokenizer = TYPES[kind["type"]].from_vocabulary(kind["vocabulary"])
         with safe_open(weights, framework="pt") as stored:
             old = FIRST_EDITION & {part for name in [*content, *stored.keys()] for part in name.split(".")}
         if old:
             raise ValueError(f"it is of the first edition of gptlib, with the names {sorted(old)}: train it again")
+        kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        if kind["type"] == "BPETokenizer":
+            tokenizer = BPETokenizer.load(merges)
+        else:
+            tokenizer = getattr(tokenizers, kind["type"]).from_vocabulary(kind["vocabulary"])
         return read_model(weights, GPTConfig(**content), tokenizer, {}), tokenizer
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         advice = "if a file is damaged, save or download it again"
@@ -125,8 +122,8 @@ def write(model: GPT, tokenizer: Tokenizer | None, folder: Path, contents: dict,
     """Check all, then write the parameters under `names`, JSON files with these `contents`, and the tokenizer's own."""
     weights = {}
     for name, tensor in model.named_parameters():
-        name = name.replace("_orig_mod.", "")  # a part of the names in what torch.compile returns
-        name = names.get(name, name)
+        ours = name.replace("_orig_mod.", "")  # torch.compile adds it
+        name = names.get(ours, ours)
         weights[name] = (tensor.mT if gpt2.transposed(name) else tensor).detach().float().cpu().contiguous()
     if "lm_head.weight" in weights:
         raise ValueError("lm_head is not tied: set model.lm_head.weight = model.token_embedding.weight, or it is lost")

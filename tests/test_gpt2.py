@@ -301,15 +301,13 @@ def test_a_missing_file(name, folder):
     (folder / name).unlink()
     other = folder / ("config.json" if name == "model.safetensors" else "model.safetensors")
     for source in (folder, other):
-        with pytest.raises(FileNotFoundError, match=f"^no {name} in .*/gpt2: pass shakespeare-gpt, .* or one with a GPT-2"):
+        with pytest.raises(FileNotFoundError, match=f"^no {name} in .*/gpt2: pass shakespeare-gpt, .* or one with"):
             load(source)
 
 
 @pytest.mark.parametrize("name", ["124M", "gpt2-124m", "gpt2", "gpt2-small", "/nowhere/at/all", "gpt2-1558M", ""])
 def test_an_unknown_size_or_path(name):
-    with pytest.raises(
-        FileNotFoundError, match=r"^no config.json in .*: pass .*gpt2-124M \(355M, 774M, 1.5B\), a folder"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"^no config.json in .*: pass .*gpt2-124M \(355M, 774M, 1.5B\)"):
         load(name)
 
 

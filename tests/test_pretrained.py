@@ -160,7 +160,7 @@ def test_a_missing_file(name, folder):
 
 
 def test_no_such_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no config.json in .*none: pass shakespeare-gpt, .* a folder that `save`"):
+    with pytest.raises(FileNotFoundError, match="no config.json in .*none: pass shakespeare-gpt, .* `save`"):
         pretrained.load(tmp_path / "none")
 
 
@@ -291,7 +291,7 @@ def test_a_full_disk_leaves_the_old_model(model, folder):
     assert [path.name for path in folder.parent.iterdir()] == ["mine"]
 
 
-def test_a_file_in_the_folder_that_cannot_be_replaced_is_found_before_anything_is_written(model, tmp_path):
+def test_a_file_that_cannot_be_replaced_is_found_before_anything_is_written(model, tmp_path):
     (tmp_path / "tokenizer.json").mkdir()
     with pytest.raises(IsADirectoryError, match="tokenizer.json is a folder"):
         pretrained.save(model, LETTERS, tmp_path)
@@ -353,12 +353,11 @@ def test_a_model_of_the_first_edition_is_refused_with_its_old_names(folder):
     old = {"qkv_proj": "qkv", "out_proj": "project", "up_proj": "widen", "down_proj": "narrow", "final_norm": "norm"}
     renamed = {".".join(old.get(part, part) for part in name.split(".")): weights[name] for name in weights}
     save_file(renamed, folder / "model.safetensors")
-    message = "first edition of gptlib, with the names .{}'narrow', 'norm', {}'project', 'qkv', 'widen'.: train it again"
-    with pytest.raises(ValueError, match=message.format("", "")):
+    with pytest.raises(ValueError, match="first edition of gptlib, with the names .'narrow', 'norm', 'project', 'qkv'"):
         pretrained.load(folder)
     config["positions"] = config.pop("position_encoding")
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=message.format("", "'positions', ")):
+    with pytest.raises(ValueError, match="with the names .'narrow', 'norm', 'positions', 'project', 'qkv', 'widen'"):
         pretrained.load(folder)
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(ValueError, match="first edition of gptlib, with the names .'positions'.: train it again"):
