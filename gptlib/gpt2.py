@@ -1,170 +1,138 @@
-"""GPT-2: the released weights read into our model, and our model written in the released layout.
+"""GPT-2: its four sizes, its names for our parameters, and its files in the Hugging Face layout.
 
-That layout is two files: `model.safetensors`, tensors with their names, and `config.json`, the sizes. `transformers`
-reads and writes the same. The function is ours; only the names differ, and the matrices lie the other way round:
-GPT-2 computes `x @ weight + bias`, where PyTorch's Linear computes `x @ weight.mT + bias`.
+It computes what our GPT computes. In its files the parameters have other names, and four matrices per layer are
+transposed: GPT-2 computes `x @ weight + bias`, where PyTorch's Linear computes `x @ weight.mT + bias`.
 """
 
-import shutil
+import errno
+import hashlib
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
-
-from gptlib import hub
-from gptlib.files import write_whole
-from gptlib.gpt2_files import (
-    Stored,
-    config_from_shapes,
-    end_of_text,
-    find,
-    list_tensors,
-    released_config,
-    remove_replaced,
-    write_json,
-    write_tokenizer,
-)
+from gptlib.bpe import END_OF_TEXT, BPETokenizer
 from gptlib.model import GPT, GPTConfig
-from gptlib.tokenizers import BPETokenizer
 
-# The four models of Radford et al. 2019.
-SIZES = {
-    "124M": GPTConfig(vocab_size=50257, context_length=1024, n_layer=12, n_head=12, n_embd=768),
-    "355M": GPTConfig(vocab_size=50257, context_length=1024, n_layer=24, n_head=16, n_embd=1024),
-    "774M": GPTConfig(vocab_size=50257, context_length=1024, n_layer=36, n_head=20, n_embd=1280),
-    "1.5B": GPTConfig(vocab_size=50257, context_length=1024, n_layer=48, n_head=25, n_embd=1600),
+
+class Release(NamedTuple):
+    """A released model, and its model.safetensors on the Hugging Face Hub."""
+
+    config: GPTConfig
+    repository: str
+    megabytes: int
+    revision: str
+    sha256: str
+
+
+SIZES = {  # Radford et al. 2019
+    "124M": Release(GPTConfig(50257, 1024, n_layer=12, n_head=12, n_embd=768), "openai-community/gpt2", 548,
+        "607a30d783dfa663caf39e06633721c8d4cfcd7e", "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"),
+    "355M": Release(GPTConfig(50257, 1024, n_layer=24, n_head=16, n_embd=1024), "openai-community/gpt2-medium", 1520,
+        "6dcaa7a952f72f9298047fd5137cd6e4f05f41da", "fc5a354a19255ad494f3d71549390baca1ccf61d1d822b9408971705c687c9cd"),
+    "774M": Release(GPTConfig(50257, 1024, n_layer=36, n_head=20, n_embd=1280), "openai-community/gpt2-large", 3247,
+        "32b71b12589c2f8d625668d2335a01cac3249519", "5f47f3e12f91cd33b662ce7e433b6150ad5512b5884a2cee961b50e9c3bbebce"),
+    "1.5B": Release(GPTConfig(50257, 1024, n_layer=48, n_head=25, n_embd=1600), "openai-community/gpt2-xl", 6432,
+        "15ea56dee5df4983c59b2538573817e1667135e2", "0f8b28eb05a8075f48b61b6f35332978c74fc7763fa9fb4051a1c30511736a6a"),
+}  # fmt: skip
+
+NAMES = {  # ours: GPT-2's; {} is the layer
+    "token_embedding": "wte",
+    "position_embedding": "wpe",
+    "blocks.{}.norm1": "h.{}.ln_1",
+    "blocks.{}.attention.qkv_proj": "h.{}.attn.c_attn",
+    "blocks.{}.attention.out_proj": "h.{}.attn.c_proj",
+    "blocks.{}.norm2": "h.{}.ln_2",
+    "blocks.{}.feed_forward.up_proj": "h.{}.mlp.c_fc",
+    "blocks.{}.feed_forward.down_proj": "h.{}.mlp.c_proj",
+    "final_norm": "ln_f",
 }
-
-# The released name of each part, and ours; {} is the number of the block, from 0.
-NAMES = {
-    "wte": "token_embedding",
-    "wpe": "position_embedding",
-    "h.{}.ln_1": "blocks.{}.norm1",
-    "h.{}.attn.c_attn": "blocks.{}.attention.qkv",
-    "h.{}.attn.c_proj": "blocks.{}.attention.project",
-    "h.{}.ln_2": "blocks.{}.norm2",
-    "h.{}.mlp.c_fc": "blocks.{}.feed_forward.widen",
-    "h.{}.mlp.c_proj": "blocks.{}.feed_forward.narrow",
-    "ln_f": "norm",
-}
-TURNED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # released as (in, out); ours are (out, in)
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # (in, out) in the files; (out, in) in our Linear
+MASKS = (".attn.bias", ".attn.masked_bias")  # no parameters, but in the released files
+FIELDS = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd", "resid_pdrop")  # as in GPTConfig, in order
+FIXED = {  # what config.json may say of things that our model does in one way
+    "model_type": ("gpt2",), "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),
+    "layer_norm_epsilon": (1e-5,), "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,), "tie_word_embeddings": (True,),
+}  # fmt: skip
 
 
-def released_names(n_layer: int) -> dict[str, str]:
-    """The released name of every weight of a GPT of `n_layer` blocks, and ours.
-
-    >>> released_names(2)["h.1.attn.c_proj.bias"]
-    'blocks.1.attention.project.bias'
-    """
+def hf_names(n_layer: int) -> dict[str, str]:
+    """Every parameter of a GPT with `n_layer` layers: our name to GPT-2's name."""
     names = {}
-    for theirs, ours in NAMES.items():
-        parts = ("weight",) if ours.endswith("embedding") else ("weight", "bias")
-        for i in range(n_layer if "{}" in theirs else 1):
-            names |= {f"{theirs.format(i)}.{part}": f"{ours.format(i)}.{part}" for part in parts}
+    for ours, theirs in NAMES.items():
+        for kind in ("weight",) if ours.endswith("embedding") else ("weight", "bias"):
+            for i in range(n_layer if "{}" in ours else 1):
+                names[f"{ours.format(i)}.{kind}"] = f"{theirs.format(i)}.{kind}"
     return names
 
 
-def turned(name: str, tensor: Tensor) -> Tensor:
-    """The tensor of this released name in the other layout: theirs in ours, or ours in theirs."""
-    return tensor.mT if name.endswith(TURNED) else tensor
+def transposed(name: str) -> bool:
+    """Whether the tensor of this name in GPT-2's files is the transpose of ours."""
+    return name.endswith(TRANSPOSED)
 
 
-def load_gpt2(source: str | Path) -> GPT:
-    """The GPT-2 at `source`: a size to download ('124M', '355M', '774M', '1.5B'), a folder, or a safetensors file.
+def read_config(content: dict) -> GPTConfig:
+    """Our configuration for a `config.json`; raises ValueError, naming it, for what our model cannot do."""
+    content = {"resid_pdrop": 0.0} | content
+    for key, known in (FIXED | {"n_inner": (4 * content["n_embd"], None)}).items():
+        if content.get(key, known[0]) not in known:
+            raise ValueError(f"{key} is {content[key]!r}, but this model can only do {known[0]!r}")
+    return GPTConfig(*(content[field] for field in FIELDS))
 
-    A folder holds config.json and model.safetensors, or the shards that model.safetensors.index.json names. Where no
-    config.json lies beside a file, the sizes are those of its tensors, with 64 channels a head, as in every GPT-2.
-    The model comes in evaluation mode, in float32, on the CPU. Its dropout is config.json's resid_pdrop, else 0.
 
-    Raises FileNotFoundError when a file is missing, ConnectionError when a size is neither in the cache nor can be
-    downloaded, and ValueError when a file is damaged or holds a model that is not GPT-2 as ours is.
+def download(size: str) -> Path:
+    """The weights of this size, in huggingface_hub's cache, downloaded if need be; their SHA-256 is always verified.
+
+    Raises ImportError without huggingface_hub, ConnectionError when the download fails, ValueError for another file.
     """
-    size = str(source)
-    files, config = ([hub.download(size)], SIZES[size]) if size in SIZES else find(Path(source))
-    found = list_tensors(files)
-    config = config or config_from_shapes(found, files[0])
-    with torch.device("meta"):  # shapes without numbers: no random start is drawn that would be replaced
-        model = GPT(config)
-    check_fit(found, model, source)
-    model.to_empty(device="cpu")  # room, which is in use once it is written to
-    model.head.weight = model.token_embedding.weight  # tied again: to_empty made room for both
-    with torch.no_grad():
-        for theirs, ours in released_names(config.n_layer).items():  # the largest comes first, when little is in use
-            model.get_parameter(ours).copy_(turned(theirs, found[theirs].read()))
-    return model.eval()
-
-
-def check_fit(found: dict[str, Stored], model: GPT, source: str | Path) -> None:
-    """Raises ValueError when the tensors are not those of the model, naming the first that differs."""
-    wanted = {
-        theirs: tuple(turned(theirs, model.get_parameter(ours)).shape)
-        for theirs, ours in released_names(model.config.n_layer).items()
-    }
-    head = found.pop("lm_head.weight", None)  # some files hold the tied matrix twice
-    for name in sorted(wanted.keys() | found.keys()):
-        if name not in found:
-            raise ValueError(f"{source}: {name} is missing: save or download the model again")
-        if name not in wanted:
-            raise ValueError(f"{source}: {name} has no place in GPT-2 with {model.config.n_layer} blocks")
-        if found[name].shape != wanted[name]:
-            raise ValueError(
-                f"{source}: {name} has shape {found[name].shape} where the sizes ask for {wanted[name]}: "
-                "do config.json and the weights belong together?"
-            )
-    if head and not torch.equal(head.read(), found["wte.weight"].read()):
-        raise ValueError(f"{source}: lm_head.weight differs from wte.weight, but this model has one matrix for both")
-
-
-# --- writing ------------------------------------------------------------------------------------------------------
-
-
-def check_saving(model: GPT, tokenizer, folder: Path) -> None:
-    """Raises ValueError when something would be lost or does not fit, FileExistsError when `folder` is a file."""
-    if model.head.weight is not model.token_embedding.weight:
-        raise ValueError(
-            "the model's head is no longer the token embedding, and only one of the two would be saved: tie it again "
-            "(model.head.weight = model.token_embedding.weight), or keep model.state_dict() yourself"
-        )
-    if tokenizer is not None and tokenizer.vocab_size != model.config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}: "
-            "save the tokenizer that the model was trained with"
-        )
-    if folder.is_file():
-        raise FileExistsError(f"{folder} is a file: choose another name for the model's folder")
-
-
-def save_gpt2(model: GPT, folder: str | Path, tokenizer: BPETokenizer | None = None) -> None:
-    """Write `model` to `folder` in GPT-2's layout, for `load_gpt2` and for `transformers`, whole or not at all.
-
-    With a tokenizer, its merges.txt and vocab.json come along, so that `AutoTokenizer` opens the folder too. Whatever
-    else lies in the folder stays. Raises ValueError when the model has other positions than learned ones, an untied
-    head, or another vocabulary than the tokenizer, and as `pretrained.save` does when the folder cannot be written.
-    """
-    folder, c = Path(folder), model.config
-    if c.positions != "learned":
-        raise ValueError(f"GPT-2's layout has no {c.positions} positions, only learned ones: use pretrained.save")
-    check_saving(model, tokenizer, folder)
-    weights = {
-        theirs: turned(theirs, model.get_parameter(ours)).detach().float().cpu().contiguous()
-        for theirs, ours in released_names(c.n_layer).items()
-    }
-
-    def write(new: Path) -> None:
-        if folder.is_dir():
-            shutil.copytree(folder, new)
-            remove_replaced(new, with_tokenizer=tokenizer is not None)
-        else:
-            new.mkdir()
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ImportError("downloading GPT-2 takes huggingface_hub: pip install huggingface_hub") from error
+    _, repository, megabytes, revision, sha256 = SIZES[size]
+    place: dict[str, Any] = {"repo_id": repository, "filename": "model.safetensors", "revision": revision}
+    address = huggingface_hub.hf_hub_url(**place)
+    try:
         try:
-            save_file(weights, new / "model.safetensors", metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
-        write_json(new / "config.json", released_config(c, end_of_text(c.vocab_size, tokenizer)))
-        shutil.copymode(new / "config.json", new / "model.safetensors")  # save_file lets its owner alone read it
-        if tokenizer is not None:
-            write_tokenizer(new, tokenizer, c.context_length)
+            file = huggingface_hub.hf_hub_download(**place, local_files_only=True)
+        except FileNotFoundError:
+            huggingface_hub.get_hf_file_metadata(address, timeout=10)  # offline this fails at once, a download in 30 s
+            file = huggingface_hub.hf_hub_download(**place)
+    except Exception as error:  # the exceptions for a missing network differ between versions
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EACCES, errno.EROFS):
+            raise  # the disk, not the network
+        raise ConnectionError(
+            f"gpt2-{size} is not in the cache and could not be downloaded ({type(error).__name__}): connect to the "
+            f"internet, or get {address} ({megabytes} MB) and the config.json beside it, and pass their folder"
+        ) from error
+    if hashlib.sha256(Path(file).read_bytes()).hexdigest() != sha256:
+        raise ValueError(f"{Path(file).resolve()} is not the released file (another SHA-256): delete it, load again")
+    return Path(file)
 
-    write_whole(folder, write)
+
+def save(model: GPT, folder: str | Path, tokenizer: BPETokenizer | None = None) -> None:
+    """Write `model`, and `tokenizer` if given, in the Hugging Face layout, for `transformers` and `pretrained.load`.
+
+    Raises ValueError for another position encoding than a learned one, and what `pretrained.save` raises.
+    """
+    from gptlib.pretrained import write  # which imports this module
+
+    c = model.config
+    if c.position_encoding != "learned":
+        raise ValueError(f"GPT-2's layout has learned positions, this model {c.position_encoding}: use pretrained.save")
+    special = tokenizer.special_tokens if tokenizer else (END_OF_TEXT,) if c.vocab_size == 50257 else ()
+    token = END_OF_TEXT if END_OF_TEXT in special else None
+    end = c.vocab_size - len(special) + special.index(token) if token else None
+    config = {
+        "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], **dict(zip(FIELDS, vars(c).values())),
+        "embd_pdrop": c.dropout, "attn_pdrop": c.dropout, "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True, "bos_token_id": end, "eos_token_id": end,
+    }  # fmt: skip
+    tokens = {
+        "tokenizer_class": "GPT2Tokenizer", "model_max_length": c.context_length,
+        "bos_token": token, "eos_token": token, "unk_token": token,
+        "additional_special_tokens": [name for name in special if name != END_OF_TEXT],
+    }  # fmt: skip
+    contents = {"config.json": config} | ({"tokenizer_config.json": tokens} if tokenizer else {})
+    write(model, tokenizer, Path(folder), contents, hf_names(c.n_layer))
+    for name in ("tokenizer.json", "special_tokens_map.json", "added_tokens.json") if tokenizer else ():
+        (Path(folder) / name).unlink(missing_ok=True)  # transformers would read these of an earlier tokenizer

@@ -1,108 +1,142 @@
-"""Pretrained models: a finished model and its tokenizer in one folder, and back; GPT-2's weights too.
+"""Pretrained models: a model and its tokenizer in one folder, with no code in any file.
 
-`save` and `load` know the course's own folders. Such a folder holds `model.safetensors` (the weights: numbers and
-names, no code), `config.json` and `tokenizer.json`; the merges of a byte-pair tokenizer have a file of their own,
-`merges.txt`. `save_gpt2` and `load_gpt2` know the layout in which GPT-2 was released.
+`save` writes `config.json` (the fields of GPTConfig), `model.safetensors` (the parameters) and `tokenizer.json` (the
+vocabulary; a BPETokenizer has files of its own). `load` reads such a folder, and a GPT-2 in the layout of `gpt2`.
 """
 
 import json
-import shutil
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from gptlib import data
-from gptlib.files import write_whole
-from gptlib.gpt2 import check_saving, load_gpt2, save_gpt2
+from gptlib import gpt2, tokenizers
+from gptlib.bpe import BPETokenizer
+from gptlib.files import atomic_write, check_writable, data_dir
 from gptlib.model import GPT, GPTConfig
-from gptlib.tokenizers import BPETokenizer, CharTokenizer, WordTokenizer
-
-__all__ = ["save", "load", "save_gpt2", "load_gpt2"]
+from gptlib.tokenizers import CharTokenizer, WordTokenizer
 
 Tokenizer = CharTokenizer | WordTokenizer | BPETokenizer
-TOKENIZERS = {kind.__name__: kind for kind in (CharTokenizer, WordTokenizer)}  # those whose vocabulary is all of them
-MERGES = "merges.txt"
-NAMES = ("shakespeare-gpt",)  # the checkpoints that come with the course, in its data folder
+SHIPPED = ("shakespeare-gpt", "shakespeare-gpt2")
+FILES = ("config.json", "model.safetensors", "tokenizer.json", "merges.txt", "vocab.json")
+FIRST_EDITION = {"positions", "qkv", "project", "widen", "narrow", "norm", "head"}  # names in its files
+
+
+def load(source: str | Path) -> tuple[GPT, Tokenizer | None]:
+    """The model (float32, on the CPU, in evaluation mode) and the tokenizer of `source`.
+
+    `source` is "shakespeare-gpt", "shakespeare-gpt2", a folder that `save` wrote, a folder with a GPT-2 in the Hugging
+    Face layout (without merges.txt the tokenizer is None), or "gpt2-124M", "gpt2-355M", "gpt2-774M", "gpt2-1.5B", which
+    are downloaded once. Raises FileNotFoundError, ConnectionError when a download fails, and ValueError when files are
+    damaged, do not belong together, or describe a model that GPT cannot represent.
+    """
+    folder, size = Path(source), str(source).removeprefix("gpt2-")
+    tokenizer: Tokenizer | None
+    if size in gpt2.SIZES and size != source:
+        config, tokenizer = gpt2.SIZES[size].config, BPETokenizer.gpt2()
+        return read_model(gpt2.download(size), config, tokenizer, gpt2.hf_names(config.n_layer)), tokenizer
+    if source in SHIPPED:
+        folder = data_dir() / source
+    elif folder.name in FILES and folder.is_file():
+        folder = folder.parent
+    for name in FILES[:2]:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"no {name} in {folder}: pass {', '.join(SHIPPED)}, gpt2-124M (355M, 774M, 1.5B), a folder that `save` "
+                "wrote, or one with a GPT-2 in config.json and a single model.safetensors (not in several files)"
+            )
+    weights, merges = folder / "model.safetensors", folder / "merges.txt"
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if content.keys() & {"model_type", "n_positions"}:
+            config, tokenizer = gpt2.read_config(content), BPETokenizer.load(merges) if merges.is_file() else None
+            return read_model(weights, config, tokenizer, gpt2.hf_names(config.n_layer)), tokenizer
+        with safe_open(weights, framework="pt") as stored:
+            old = FIRST_EDITION & {part for name in [*content, *stored.keys()] for part in name.split(".")}
+        if old:
+            raise ValueError(f"it is of the first edition of gptlib, with the names {sorted(old)}: train it again")
+        kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        if kind["type"] == "BPETokenizer":
+            tokenizer = BPETokenizer.load(merges)
+        else:
+            tokenizer = getattr(tokenizers, kind["type"]).from_vocabulary(kind["vocabulary"])
+        return read_model(weights, GPTConfig(**content), tokenizer, {}), tokenizer
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        advice = "if a file is damaged, save or download it again"
+        raise ValueError(f"{folder} cannot be loaded ({type(error).__name__}: {error}): {advice}") from error
+
+
+def read_model(file: Path, config: GPTConfig, tokenizer: Tokenizer | None, names: dict[str, str]) -> GPT:
+    """A GPT with the parameters in `file`, where a parameter `name` of ours is called `names.get(name, name)`."""
+    with safe_open(file, framework="pt") as stored:
+        found = {name.removeprefix("transformer."): name for name in stored.keys() if not name.endswith(gpt2.MASKS)}
+        shapes = {name: tuple(stored.get_slice(found[name]).get_shape()) for name in found}
+
+    def read(name: str) -> torch.Tensor:
+        with safe_open(file, framework="pt") as stored:  # opened for each: what is read of an open file stays in memory
+            tensor = stored.get_tensor(found[name])
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} holds {tensor.dtype}, no floating-point numbers")
+        return tensor.mT if gpt2.transposed(name) else tensor
+
+    head = shapes.pop("lm_head.weight", None)  # some files hold the tied matrix twice
+    model = check_shapes(shapes, config, tokenizer, names).to_empty(device="cpu")
+    model.lm_head.weight = model.token_embedding.weight  # to_empty separated the two
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(read(names.get(name, name)))
+    if head and not torch.equal(read("lm_head.weight").float(), model.token_embedding.weight):
+        raise ValueError("lm_head.weight is not the token embedding, but this model has one matrix for both")
+    return model.eval()
+
+
+def check_shapes(shapes: dict, config: GPTConfig, tokenizer: Tokenizer | None, names: dict[str, str]) -> GPT:
+    """A GPT without values; raises ValueError unless `shapes` (by name) and the size of `tokenizer` are its own."""
+    with torch.device("meta"):
+        model = GPT(config)
+    stored = {names.get(name, name): parameter for name, parameter in model.named_parameters()}
+    wanted = {name: tuple((like.mT if gpt2.transposed(name) else like).shape) for name, like in stored.items()}
+    for name in sorted(wanted.keys() | shapes.keys()):
+        if shapes.get(name) != wanted.get(name):
+            shape, expected = shapes.get(name, "missing"), wanted.get(name, "no such parameter")
+            raise ValueError(f"{name} is {shape}, but the configuration asks for {expected}")
+    if tokenizer and tokenizer.vocab_size != config.vocab_size:
+        raise ValueError(f"the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}: use its own")
+    return model
 
 
 def save(model: GPT, tokenizer: Tokenizer, folder: str | Path) -> None:
-    """Write `model` and `tokenizer` to `folder`, whole or not at all; an earlier model is replaced, all else kept.
+    """Write `model`, compiled or not, and `tokenizer` into `folder`; each file is replaced atomically, others stay.
 
-    Raises ValueError when the two do not belong together or the head is untied, FileNotFoundError when the folder above
-    does not exist, FileExistsError when `folder` is a file, and OSError when there is no room.
+    Raises ValueError when the two could not be loaded again, and OSError when the folder cannot be written.
     """
-    folder = Path(folder)
-    check_saving(model, tokenizer, folder)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    del weights["head.weight"]  # the same matrix as the token embedding
-    kind = {"type": type(tokenizer).__name__}
+    kind: dict = {"type": type(tokenizer).__name__}
     if not isinstance(tokenizer, BPETokenizer):
         kind["vocabulary"] = tokenizer.vocabulary
-
-    def write(new: Path) -> None:
-        if folder.is_dir():  # keep what lies beside the model: its card, say
-            shutil.copytree(folder, new)
-        else:
-            new.mkdir()
-        (new / "model.safetensors").write_bytes(to_bytes(weights))
-        for name, content in {"config.json": asdict(model.config), "tokenizer.json": kind}.items():
-            (new / name).write_bytes((json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8"))
-        if isinstance(tokenizer, BPETokenizer):
-            tokenizer.save(new / MERGES)
-
-    write_whole(folder, write)
+    write(model, tokenizer, Path(folder), {"config.json": vars(model.config), "tokenizer.json": kind}, {})
 
 
-def load(name_or_path: str | Path) -> tuple[GPT, Tokenizer]:
-    """The model and tokenizer called `name_or_path` ('shakespeare-gpt'), or saved in that folder; ready to use.
-
-    The model comes in evaluation mode, on the CPU. Raises FileNotFoundError when there is no such folder or a file
-    is missing from it, and ValueError when a file is damaged or the files do not belong together.
-    """
-    folder = data.folder() / name_or_path if name_or_path in NAMES else Path(name_or_path)
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"no {name} in {folder}: give a folder that `save` wrote, or {' or '.join(NAMES)}")
-    try:
-        config = GPTConfig(**json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        with torch.random.fork_rng(devices=[]):  # the start drawn here is replaced: leave the caller's draws alone
-            model = GPT(config)
-        tokenizer = load_tokenizer(folder)
-        weights = load_file(folder / "model.safetensors")
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"{folder} does not hold a whole saved model ({type(error).__name__}: {error}): save or download it again"
-        ) from error
-    check_fit(folder, model, tokenizer, weights)
-    weights["head.weight"] = weights["token_embedding.weight"]
-    model.load_state_dict(weights)
-    return model.eval(), tokenizer
-
-
-def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that `tokenizer.json` names, from its vocabulary or its merges."""
-    kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    if kind["type"] == BPETokenizer.__name__:
-        return BPETokenizer.load(folder / MERGES)
-    return TOKENIZERS[kind["type"]].from_vocabulary(kind["vocabulary"])
-
-
-def check_fit(folder: Path, model: GPT, tokenizer: Tokenizer, weights: dict) -> None:
-    """Raises ValueError when configuration, vocabulary and weights are not of one model, naming the difference."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name != "head.weight"}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name):
-            raise ValueError(
-                f"{folder}: {name} has shape {found.get(name)} in model.safetensors, but config.json asks for "
-                f"{wanted.get(name)}: the two files belong to different models"
-            )
-    if tokenizer.vocab_size != model.config.vocab_size:
-        raise ValueError(
-            f"{folder}: tokenizer.json has {tokenizer.vocab_size} tokens, config.json {model.config.vocab_size}: "
-            "the two files belong to different models"
-        )
+def write(model: GPT, tokenizer: Tokenizer | None, folder: Path, contents: dict, names: dict[str, str]) -> None:
+    """Check all, then write the parameters under `names`, JSON files with these `contents`, and the tokenizer's own."""
+    weights = {}
+    for name, tensor in model.named_parameters():
+        ours = name.replace("_orig_mod.", "")  # torch.compile adds it
+        name = names.get(ours, ours)
+        weights[name] = (tensor.mT if gpt2.transposed(name) else tensor).detach().float().cpu().contiguous()
+    if "lm_head.weight" in weights:
+        raise ValueError("lm_head is not tied: set model.lm_head.weight = model.token_embedding.weight, or it is lost")
+    check_shapes({name: tuple(weight.shape) for name, weight in weights.items()}, model.config, tokenizer, names)
+    if not folder.is_dir():
+        check_writable(folder)
+        folder.mkdir()
+    for name in [*FILES, *contents]:
+        check_writable(folder / name)
+    files = {"model.safetensors": to_bytes(weights, metadata={"format": "pt"})}  # first, since it needs the most room
+    for name, content in contents.items():
+        files[name] = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
+    for name, data in files.items():
+        atomic_write(folder / name, partial(Path.write_bytes, data=data))
+    if isinstance(tokenizer, BPETokenizer):
+        tokenizer.save(folder / "merges.txt")

@@ -1,8 +1,8 @@
 """Train the small GPT-2 of the course: `python data/shakespeare-gpt2/train.py`.
 
-First the tokens are learned, then the model; both from the first nine tenths of the text. The state of the run is
-written now and then to a checkpoint in the folder where this is started. Ctrl-C stops it and saves the model as it is;
-the same command goes on from the checkpoint. Delete the checkpoint to begin anew.
+The tokenizer is trained first, then the model, both on the first nine tenths of the text. The state of the run is
+written every 300 steps to a checkpoint in the working folder. Ctrl-C stops the run and saves the model as it is; the
+same command resumes from the checkpoint. Delete the checkpoint to start again.
 """
 
 from pathlib import Path
@@ -10,17 +10,18 @@ from pathlib import Path
 import torch
 
 import gptlib
+from gptlib import checkpoint, gpt2, live
 
 CHECKPOINT = Path("shakespeare-gpt2.checkpoint")
-HELD_OUT = 30_000  # characters of the training part, watched in place of the validation part
+HELD_OUT = 30_000  # characters of the training set, evaluated during training instead of the validation set
 VOCABULARY = 512
 STEPS = 3_000
 
-text = gptlib.load("shakespeare")
-cut = int(0.9 * len(text))  # as everywhere in the course, in characters
+text = gptlib.load_text("shakespeare")
+cut = int(0.9 * len(text))  # in characters, as everywhere in the course
 train_text, val_text = text[:cut], text[cut:]
 tokenizer = gptlib.BPETokenizer.train(train_text, VOCABULARY)
-# From the middle: the end of the training part is of the same play as the validation part, and would flatter.
+# From the middle: the end of the training set is of the same play as the validation set, so its loss would be lower.
 middle = len(train_text) // 2
 held_out_text = train_text[middle : middle + HELD_OUT]
 held_out, val_ids = (torch.tensor(tokenizer.encode(part)) for part in (held_out_text, val_text))
@@ -30,7 +31,15 @@ torch.manual_seed(1337)
 config = gptlib.GPTConfig(VOCABULARY, context_length=256, n_layer=6, n_head=4, n_embd=192, dropout=0.2)
 model = gptlib.GPT(config)
 for block in model.blocks:
-    block.attention.attend.dropout = 0.0  # the fused kernel has none on a CPU: with it, a step takes twice as long
+    block.attention.attend.dropout = 0.0  # on a CPU the fused kernel has no dropout, and others take twice as long
+save, show = checkpoint.Saver(CHECKPOINT, resume=CHECKPOINT.is_file()), live.progress()
+
+
+def on_step(run):
+    save(run)
+    show(run)
+
+
 history = gptlib.train(
     model,
     torch.tensor(rest[0] + rest[1]),
@@ -43,17 +52,16 @@ history = gptlib.train(
     seed=1337,
     eval_every=STEPS // 10,
     mixed_precision=True,
-    checkpoint=CHECKPOINT,
-    resume=CHECKPOINT.is_file(),
+    on_step=on_step,
 )
-gptlib.pretrained.save_gpt2(model, Path(__file__).parent, tokenizer)
+gpt2.save(model, Path(__file__).parent, tokenizer)
 
 
 def nats_per_character(ids: torch.Tensor, text: str) -> float:
-    """The loss on all of `ids`, shared out among the characters of `text`; the first token is not predicted."""
+    """The total loss on `ids` per character of `text`; the first token is not predicted."""
     return gptlib.evaluate(model, ids) * (len(ids) - 1) / (len(text) - len(tokenizer.decode(ids[:1])))
 
 
 print(f"{len(history.train):,} steps in {history.seconds:.0f} s")
-print(f"{nats_per_character(held_out, held_out_text):.4f} nats a character on the part held out")
-print(f"{nats_per_character(val_ids, val_text):.4f} on the validation part")
+print(f"{nats_per_character(held_out, held_out_text):.4f} nats per character on the held-out part of the training set")
+print(f"{nats_per_character(val_ids, val_text):.4f} nats per character on the validation set")

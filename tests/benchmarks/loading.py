@@ -1,6 +1,6 @@
-"""How much memory does loading GPT-2 take? `load_gpt2` beside transformers' `from_pretrained`, and the naive way.
+"""How much memory does loading GPT-2 take? `pretrained.load` beside transformers' `from_pretrained`, and the naive way.
 
-`python tests/benchmarks/loading.py` writes GPT-2's 124M shape with random weights in the released layout, and loads it
+`python tests/benchmarks/loading.py` writes GPT-2's 124M shape with random weights in the Hugging Face layout, and loads it
 in each way, each time in a process of its own: the peak is what the operating system says that the process held at
 most. `--size small` tries it in seconds. The naive way draws a whole model, reads the whole file, and copies.
 
@@ -20,12 +20,12 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFOR
 # Each part is a program of its own. This one imports nothing large: on Linux a process counts what its parent held.
 WRITE = """
 import sys, torch, transformers
-from gptlib.gpt2 import SIZES, save_gpt2
+from gptlib import gpt2
 from gptlib.model import GPT, GPTConfig
 torch.manual_seed(0)
 small = GPTConfig(vocab_size=500, context_length=128, n_layer=4, n_head=4, n_embd=256)
-model = GPT(SIZES.get(sys.argv[2], small))
-save_gpt2(model, sys.argv[1])
+model = GPT(gpt2.SIZES[sys.argv[2]].config if sys.argv[2] in gpt2.SIZES else small)
+gpt2.save(model, sys.argv[1])
 print(torch.__version__, transformers.__version__, torch.get_num_threads())
 print(sum(parameter.numel() for parameter in model.parameters()))
 """
@@ -36,25 +36,28 @@ import torch
 def load(folder):
     return torch.nn.Linear(1, 1)
 """,
-    "gptlib, load_gpt2": """
-from gptlib.pretrained import load_gpt2 as load
+    "gptlib, pretrained.load": """
+from gptlib import pretrained
+
+def load(folder):
+    return pretrained.load(folder)[0]
 """,
     "transformers, from_pretrained": """
 from transformers import GPT2LMHeadModel
 load = GPT2LMHeadModel.from_pretrained
 """,
     "naive: GPT, load_file, copy": """
+import json
 from pathlib import Path
 from safetensors.torch import load_file
-from gptlib.gpt2 import released_names, turned
-from gptlib.gpt2_files import read_config
+from gptlib.gpt2 import hf_names, read_config, transposed
 from gptlib.model import GPT
 
 def load(folder):
-    model = GPT(read_config(Path(folder) / "config.json"))
+    model = GPT(read_config(json.loads((Path(folder) / "config.json").read_text())))
     weights = load_file(Path(folder) / "model.safetensors")
-    names = released_names(model.config.n_layer).items()
-    weights = {ours: turned(theirs, weights[theirs]).contiguous() for theirs, ours in names}
+    names = hf_names(model.config.n_layer).items()
+    weights = {ours: weights[hf].mT if transposed(hf) else weights[hf] for ours, hf in names}
     weights["lm_head.weight"] = weights["token_embedding.weight"]
     model.load_state_dict(weights)
     return model
