@@ -194,7 +194,8 @@ class BPETokenizer:
             raise ValueError("a special token is written like another token, or the merges would replace vocab.json")
         lines = [HEADER, *(f"{tokens[left]} {tokens[right]}" for left, right in self._ranks), ""]
         atomic_write(path, lambda new: new.write_bytes("\n".join(lines).encode("utf-8")))
-        atomic_write(path.with_name("vocab.json"), lambda new: new.write_bytes(json.dumps(ids).encode("utf-8")))
+        content = (json.dumps(ids, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
+        atomic_write(path.with_name("vocab.json"), lambda new: new.write_bytes(content))
 
     def _written(self) -> list[str]:
         """The tokens in order of id, as GPT-2's files write them: b" the" -> "Ġthe"."""

@@ -214,7 +214,7 @@ def test_a_model_is_its_formula(encoding):
     out = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
     x = x + block.attention.out_proj(out.transpose(1, 2).flatten(2))
     x = x + block.feed_forward(block.norm2(x))
-    torch.testing.assert_close(model(idx), model.lm_head(model.norm(x)))
+    torch.testing.assert_close(model(idx), model.lm_head(model.final_norm(x)))
 
 
 def shuffled_past(idx):

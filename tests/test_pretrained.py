@@ -74,7 +74,7 @@ def test_merges_that_are_missing_damaged_or_another_models(with_merges):
     lines = (folder / "merges.txt").read_bytes().splitlines(keepends=True)
     for damaged in (lines[:1] + lines[2:], [lines[0], *lines[:0:-1]], [line[:-2] for line in lines], []):
         (folder / "merges.txt").write_bytes(b"".join(damaged))
-        with pytest.raises(ValueError, match="bpe cannot be loaded .*merges.txt"):
+        with pytest.raises(ValueError, match="bpe cannot be loaded"):
             pretrained.load(folder)
     BPETokenizer([(b"t", b"h")]).save(folder / "merges.txt")
     with pytest.raises(ValueError, match="the tokenizer has 258 tokens, the model 261"):
