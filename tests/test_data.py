@@ -121,6 +121,15 @@ def test_a_file_is_replaced_atomically(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "link"]
 
 
+def test_a_file_is_on_the_disk_before_it_replaces_the_old_one(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        call = getattr(files.os, name)
+        monkeypatch.setattr(files.os, name, lambda *a, name=name, call=call: (calls.append(name), call(*a)))
+    files.atomic_write(tmp_path / "file", lambda new: new.write_text("new"))
+    assert calls == ["fsync", "replace"] and (tmp_path / "file").read_text() == "new"
+
+
 def test_check_writable_refuses_what_cannot_be_written(tmp_path, monkeypatch):
     files.check_writable(tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
@@ -153,6 +162,7 @@ def test_nine_tenths_by_default_from_a_list_or_a_tensor():
     for ids in ([5] * 40, torch.full((40,), 5), torch.full((40,), 5, dtype=torch.int32)):
         train_ids, val_ids = data.train_val_split(ids)
         assert (len(train_ids), len(val_ids)) == (36, 4)
+        assert train_ids.dtype == val_ids.dtype == torch.long
 
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.1, 90])

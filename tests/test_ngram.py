@@ -319,6 +319,14 @@ def test_baselines_are_finite_when_the_validation_set_holds_a_new_token():
     assert all(map(math.isfinite, new.values())) and new["uniform"] == math.log(4)
 
 
+def test_baselines_are_a_bigram_and_a_7_gram():
+    train, val = skewed_ids(900, 9, seed=1), skewed_ids(100, 9, seed=2)
+    expected = [SlowKneserNey(order, 9, train).loss(val) for order in (2, 7, 4)]
+    losses, shorter = baselines(train, val, 9), baselines(train, val, 9, order=4)
+    found = [losses["counted bigram"], losses["best n-gram"], shorter["best n-gram"]]
+    assert found == pytest.approx(expected, abs=1e-10)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -348,6 +348,11 @@ def test_special_tokens_are_a_list_of_different_names(names):
             refused()
 
 
+def test_a_special_token_is_whole_characters():
+    with pytest.raises(ValueError, match="position 1 is half a character"):
+        BPETokenizer([], ["a\ud83d"])
+
+
 # ---------------------------------------------------------------- BPE: training
 
 
