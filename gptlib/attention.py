@@ -40,10 +40,7 @@ def attention_weights(q: Tensor, k: Tensor, causal: bool = True) -> Tensor:
 
 
 class Attend(nn.Module):
-    """`attention_weights(q, k) @ v` by PyTorch's fused kernel, which never stores the (T, S) weights.
-
-    It has no parameters. It is a module so that `probe.attention` can record its inputs from outside.
-    """
+    """`attention_weights(q, k) @ v` by PyTorch's fused kernel: a module without parameters, which `probe` can hook."""
 
     def __init__(self, causal: bool = True, dropout: float = 0.0):
         super().__init__()
@@ -66,29 +63,17 @@ class KVCache:
         self.values = torch.empty_like(self.keys)
         self.length = 0  # positions stored
 
-    @property
-    def nbytes(self) -> int:
-        """Memory allocated, in bytes."""
-        return self.keys.nbytes + self.values.nbytes
-
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k, v (..., T, D) of the next T positions; return those of all positions so far, each (..., S, D)."""
         start, end = self.length, self.length + k.shape[-2]
         if self.keys[..., start:end, :].shape != k.shape:
-            raise ValueError(
-                f"keys of shape {tuple(k.shape)} do not fit a cache of shape {tuple(self.keys.shape)} that stores "
-                f"{start} positions: make it larger, or clear it"
-            )
+            raise ValueError(f"keys {tuple(k.shape)} do not fit a cache {tuple(self.keys.shape)} of length {start}")
         if k.requires_grad:
             raise ValueError("a cache stores no gradients: call the model under torch.no_grad(), or without a cache")
         self.keys[..., start:end, :] = k
         self.values[..., start:end, :] = v
         self.length = end
         return self.keys[..., :end, :], self.values[..., :end, :]
-
-    def clear(self) -> None:
-        """Forget every position and keep the memory."""
-        self.length = 0
 
 
 class Linear(nn.Linear):
@@ -109,7 +94,7 @@ class Linear(nn.Linear):
 
 
 class Head(nn.Module):
-    """One head of self-attention: linear projections to queries, keys and values, then attention."""
+    """One head of self-attention."""
 
     def __init__(self, n_embd: int, head_size: int, causal: bool = True):
         super().__init__()
@@ -137,17 +122,14 @@ def merge_heads(x: Tensor) -> Tensor:
 
 
 class MultiHeadAttention(nn.Module):
-    """`n_head` heads in parallel and an output projection that mixes them (Vaswani et al. 2017, section 3.2.2).
-
-    One matrix holds the query, key and value projections of all heads.
-    """
+    """`n_head` heads in parallel, then a projection that mixes them (Vaswani et al. 2017, section 3.2.2)."""
 
     def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, causal: bool = True):
         super().__init__()
         if n_embd % n_head:
             raise ValueError(f"n_embd={n_embd} is not a multiple of n_head={n_head}: every head needs as many channels")
         self.n_head = n_head
-        self.qkv_proj = Linear(n_embd, 3 * n_embd)
+        self.qkv_proj = Linear(n_embd, 3 * n_embd)  # the projections of all heads in one matrix
         self.attend = Attend(causal, dropout)
         self.out_proj = Linear(n_embd, n_embd)
         self.dropout = nn.Dropout(dropout)
@@ -160,10 +142,7 @@ class MultiHeadAttention(nn.Module):
         rotation: Rotation | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """x (B, T, C) -> (B, T, C)
-
-        Cross-attention to `context` (B, S, C) where that is given. `rotation` is what `positions.rotation` returns.
-        """
+        """x (B, T, C) -> (B, T, C); cross-attention where a `context` (B, S, C) is given."""
         q, k, v = self.project(x, context)  # (B, T, C), (B, S, C), (B, S, C); S = T without a context
         q, k, v = (split_heads(part, self.n_head) for part in (q, k, v))  # each (B, H, ..., D)
         if rotation is not None:

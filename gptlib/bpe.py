@@ -1,8 +1,7 @@
-"""Byte-pair encoding: the most frequent pair of neighboring tokens becomes a new token, again and again.
+"""Byte-pair encoding: merge the most frequent pair of neighboring tokens into a new token, again and again.
 
-A text is split into pre-tokens, and these into bytes. `train_bpe` finds which pairs to merge, in which order;
-`apply_merges` merges them in the same order in any other pre-token. Ids 0 to 255 are the bytes, and 256 + r is the
-result of merge r. `BPETokenizer` makes a tokenizer of it, and GPT-2's byte order and file format are at the end.
+A text is split into pre-tokens, and these into bytes. `train_bpe` finds the merges, and `apply_merges` repeats them in
+the same order in any other pre-token. Ids 0 to 255 are the bytes, and 256 + r is the result of merge r.
 
 Sennrich et al. 2016; on bytes, with the pattern and the byte order below, Radford et al. 2019 (GPT-2).
 """
@@ -12,25 +11,20 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from pathlib import Path
 
-from gptlib.files import atomic_write, check_writable, data_dir, read_verified
+from gptlib.files import atomic_write, data_dir, read_verified
 from gptlib.tokenizers import check_encodable, tokens_of
 
 Pair = tuple[int, int]
-
 # Words with the space before them, numbers, runs of other symbols, and whitespace: no merge crosses these borders.
 PATTERN = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?[a-zA-Z]+| ?[0-9]+| ?[^\sa-zA-Z0-9]+|\s+(?!\S)|\s+", re.ASCII)
 GAP = -1  # an id for no token: the border of a pre-token, or what is left of a token merged into the one before it
 
 
 def pre_tokenize(text: str) -> list[str]:
-    """Split `text` into pre-tokens; joined, they are `text` again.
-
-    >>> pre_tokenize("I'll go in 1603.")
-    ['I', "'ll", ' go', ' in', ' 1603', '.']
-    """
+    """Split `text` into pre-tokens; joined, they are `text` again: "I'll go." -> ["I", "'ll", " go", "."]."""
     if text.isascii():
         return PATTERN.findall(text)
     # Python's `re` has no class for the letters of all scripts, so the pattern is matched on a copy of the text in
@@ -47,11 +41,8 @@ def ascii_class(character: str) -> str:
 def train_bpe(pre_tokens: Mapping[str, int], n_merges: int) -> list[Pair]:
     """The first `n_merges` merges, in order, from how often each pre-token occurs; fewer when no pair is left.
 
-    Each merge joins the most frequent pair at that point; among equals the pair with the lower first id, then the
-    lower second. The time grows with the number of pairs that are merged, however long a pre-token is.
-
-    >>> train_bpe({"abab": 1, "ab": 2}, n_merges=2)
-    [(64, 65), (256, 256)]
+    Each merge joins the most frequent pair at that point; ties go to the lower first id, then to the lower second:
+    {"abab": 1, "ab": 2} -> [(64, 65), (256, 256)], where 64 and 65 are a and b.
     """
     ids, freqs = [GAP], [0]  # all pre-tokens, one after another, with a gap between them
     for pre_token, freq in pre_tokens.items():
@@ -61,56 +52,42 @@ def train_bpe(pre_tokens: Mapping[str, int], n_merges: int) -> list[Pair]:
     counts: Counter[Pair] = Counter()
     positions = defaultdict(list)  # where each pair begins, from left to right; some may be out of date
     for i, pair in enumerate(zip(ids, ids[1:])):
-        if GAP not in pair:
-            counts[pair] += freqs[i]
-            positions[pair].append(i)
-    queue = [(-count, pair) for pair, count in counts.items()]  # the most frequent pair comes out first
-    heapify(queue)
+        counts[pair] += freqs[i]
+        positions[pair].append(i)
+    queue = sorted((-count, pair) for pair, count in counts.items() if GAP not in pair)  # a heap: most frequent first
     merges: list[Pair] = []
-    while queue and len(merges) < n_merges:
+    while queue and queue[0][0] < 0 and len(merges) < n_merges:
         count, pair = heappop(queue)
-        if -count != counts[pair]:  # queued before other merges used up some of these pairs
-            if counts[pair]:
-                heappush(queue, (-counts[pair], pair))
+        if -count != counts[pair]:  # earlier merges used up some of these pairs: put it back with its present count
+            heappush(queue, (-counts[pair], pair))
             continue
-        (left, right), new, new_pairs = pair, 256 + len(merges), set()
+        new, new_pairs = 256 + len(merges), set()
         merges.append(pair)
         for i in positions.pop(pair):
             j = following[i]
-            if ids[i] != left or ids[j] != right:
+            if (ids[i], ids[j]) != pair:
                 continue
-            before, after, freq = previous[i], following[j], freqs[i]
+            for start in previous[i], j:  # the neighbors' pairs with the two tokens
+                counts[ids[start], ids[following[start]]] -= freqs[i]
             ids[i], ids[j] = new, GAP
-            following[i], previous[after] = after, i
-            if (token := ids[before]) != GAP:
-                counts[token, left] -= freq
-                counts[token, new] += freq
-                positions[token, new].append(before)
-                new_pairs.add((token, new))
-            if (token := ids[after]) != GAP:
-                counts[right, token] -= freq
-                counts[new, token] += freq
-                positions[new, token].append(i)
-                new_pairs.add((new, token))
-        del counts[pair]
+            following[i], previous[following[j]] = following[j], i
+            for start in previous[i], i:  # and with the new token
+                neighbors = ids[start], ids[following[start]]
+                counts[neighbors] += freqs[i]
+                positions[neighbors].append(start)
+                new_pairs.add(neighbors)
         for pair in new_pairs:
-            if counts[pair]:  # in a run, the next merge may have used it up already
+            if GAP not in pair:
                 heappush(queue, (-counts[pair], pair))
     return merges
 
 
 def apply_merges(ranks: Mapping[Pair, int], ids: list[int]) -> list[int]:
-    """Merge pairs in `ids` (T,), the lowest rank first and from the left, until no pair has a rank.
+    """Merge pairs in `ids` (T,), the lowest rank first and from the left, until no pair has a rank; takes T log T time.
 
-    A queue holds the positions where a merge is possible, so the time grows as T log T.
-
-    >>> apply_merges({(1, 2): 0, (256, 3): 1}, [1, 2, 3, 1, 2])
-    [257, 256]
+    Ranks {(1, 2): 0, (256, 3): 1} and ids [1, 2, 3, 1, 2] -> [257, 256].
     """
-    queue = [(ranks[pair], i) for i, pair in enumerate(zip(ids, ids[1:]), start=1) if pair in ranks]
-    if not queue:
-        return list(ids)
-    heapify(queue)
+    queue = sorted((ranks[pair], i) for i, pair in enumerate(zip(ids, ids[1:]), start=1) if pair in ranks)
     ids = [GAP, *ids, GAP]
     previous, following = list(range(-1, len(ids) - 1)), list(range(1, len(ids) + 1))
     while queue:
@@ -118,12 +95,11 @@ def apply_merges(ranks: Mapping[Pair, int], ids: list[int]) -> list[int]:
         j = following[i]
         if ranks.get((ids[i], ids[j])) != rank:  # one of the two has been merged with another since
             continue
-        before, after = previous[i], following[j]
         ids[i], ids[j] = 256 + rank, GAP
-        following[i], previous[after] = after, i
-        for left, right in ((before, i), (i, after)):
-            if (next_rank := ranks.get((ids[left], ids[right]))) is not None:
-                heappush(queue, (next_rank, left))
+        following[i], previous[following[j]] = following[j], i
+        for start in previous[i], i:
+            if (next_rank := ranks.get((ids[start], ids[following[start]]))) is not None:
+                heappush(queue, (next_rank, start))
     return [token for token in ids if token != GAP]
 
 
@@ -141,18 +117,12 @@ CACHE_SIZE = 2**16  # pre-tokens whose ids are kept: more than the different wor
 
 
 def byte_ids(text: str) -> list[int]:
-    """The ids of the UTF-8 bytes of `text`.
-
-    >>> byte_ids("hé")
-    [71, 127, 102]
-    """
+    """The ids of the UTF-8 bytes of `text`: "hé" -> [71, 127, 102]."""
     return [BYTE_TO_ID[byte] for byte in text.encode("utf-8")]
 
 
 class BPETokenizer:
-    """A tokenizer of bytes, `merges` (pairs of tokens, in order) and special tokens, whose ids follow in this order.
-
-    Every text can be encoded. A special token is spelled out like other text unless `encode` is told to allow it.
+    """A tokenizer whose ids are the bytes, then the results of `merges` (pairs of tokens), then the special tokens.
 
     >>> BPETokenizer([(b"t", b"h"), (b"th", b"e")]).encode("the hat")
     [257, 220, 71, 64, 83]
@@ -163,14 +133,14 @@ class BPETokenizer:
         id_of, self._ranks = {token: i for i, token in enumerate(self.vocabulary)}, dict[Pair, int]()
         for rank, (left, right) in enumerate(merges):
             if left not in id_of or right not in id_of or left + right in id_of:
-                raise ValueError(
-                    f"merge {rank} (line {rank + 2} of a file) joins {left!r} and {right!r}: each must be a byte or "
-                    "the result of an earlier merge, and the result must be new. Keep all merges in order"
-                )
+                raise ValueError(f"merge {rank} of {left!r} and {right!r} does not make a new token from earlier ones")
             self._ranks[id_of[left], id_of[right]] = rank
             id_of[left + right] = len(self.vocabulary)
             self.vocabulary.append(left + right)
-        self.special_tokens = check_special_tokens(special_tokens)
+        self.special_tokens = tuple(special_tokens)
+        if isinstance(special_tokens, str) or len({"", *self.special_tokens}) <= len(self.special_tokens):
+            raise ValueError(f"special_tokens is a list of different names, got {special_tokens!r}")
+        check_encodable("".join(self.special_tokens))
         self._special = {name: len(self.vocabulary) + i for i, name in enumerate(self.special_tokens)}
         self.vocabulary += [name.encode("utf-8") for name in self.special_tokens]
         self.vocab_size = len(self.vocabulary)
@@ -178,148 +148,93 @@ class BPETokenizer:
 
     @classmethod
     def train(cls, text: str, vocab_size: int, special_tokens: Iterable[str] = (END_OF_TEXT,)) -> "BPETokenizer":
-        """Learn as many merges from `text` as make `vocab_size` tokens, bytes and special tokens included."""
-        special_tokens = check_special_tokens(special_tokens)
-        n_merges = vocab_size - 256 - len(special_tokens)
-        if n_merges < 0:
-            raise ValueError(
-                f"vocab_size must be at least {vocab_size - n_merges}, 256 bytes and {len(special_tokens)} special "
-                f"tokens; got {vocab_size}"
-            )
+        """Learn merges from `text` until there are `vocab_size` tokens, with the bytes and the special tokens."""
         check_encodable(text)
+        untrained = cls([], special_tokens)
+        n_merges = vocab_size - untrained.vocab_size
+        if n_merges < 0:
+            raise ValueError(f"vocab_size is {vocab_size}, but bytes and special tokens are {untrained.vocab_size}")
         pairs = train_bpe(Counter(pre_tokenize(text)), n_merges)
         if len(pairs) < n_merges:
-            raise ValueError(
-                f"after {len(pairs)} merges every pre-token is one token, but {n_merges} merges were asked for: "
-                f"use a longer text, or a vocab_size of at most {vocab_size - n_merges + len(pairs)}"
-            )
-        tokens = [bytes([byte]) for byte in BYTES]
+            most = untrained.vocab_size + len(pairs)
+            raise ValueError(f"this text has only {len(pairs)} merges: use a longer one, or a vocab_size of {most}")
+        tokens = untrained.vocabulary[:256]
         for left, right in pairs:
             tokens.append(tokens[left] + tokens[right])
-        return cls([(tokens[left], tokens[right]) for left, right in pairs], special_tokens)
+        return cls([(tokens[left], tokens[right]) for left, right in pairs], untrained.special_tokens)
 
     @classmethod
     def gpt2(cls) -> "BPETokenizer":
         """GPT-2's vocabulary of 50,257 tokens, from the data folder."""
-        file, sha256 = GPT2_MERGES
-        return cls(read_merges(read_verified(data_dir() / file, sha256)))
+        return cls(read_merges(read_verified(data_dir() / GPT2_MERGES[0], GPT2_MERGES[1])))
 
     @classmethod
     def load(cls, path: str | Path, special_tokens: Iterable[str] | None = None) -> "BPETokenizer":
-        """Read the merges at `path`, and the special tokens from the `vocab.json` or `tokenizer.json` beside it.
-
-        Raises ValueError for a damaged file, and when ids could be wrong: without either file (unless it is GPT-2's,
-        or `special_tokens` are given), or when the ids in that file are not in the order bytes, merges, special tokens.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file of merges at {path}: give the path that `save` was given")
-        content = path.read_bytes()
-        try:
-            merges = read_merges(content)
-            if special_tokens is None and hashlib.sha256(content).hexdigest() == GPT2_MERGES[1]:
-                special_tokens = [END_OF_TEXT]
-            if special_tokens is not None:
-                return cls(merges, special_tokens)
-            vocab = read_vocab(path.parent)
-            tokenizer = cls(merges, sorted(vocab, key=lambda token: vocab[token])[256 + len(merges) :])
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-        if (expected := tokenizer._vocab()) != vocab:
-            token = next((t for t in expected if vocab.get(t) != expected[t]), "")
-            raise ValueError(
-                f"{path}: the vocabulary beside it gives {token!r} the id {vocab.get(token)}, but the merges give it "
-                f"{expected.get(token)}. Ids must be 256 bytes in GPT-2's order, then the merges, then special tokens"
-            )
+        """Read what `save` wrote; merges without a `vocab.json` need `special_tokens`, unless they are GPT-2's own."""
+        path, content = Path(path), Path(path).read_bytes()
+        merges, vocab = read_merges(content), path.with_name("vocab.json")
+        if special_tokens is None and hashlib.sha256(content).hexdigest() == GPT2_MERGES[1]:
+            special_tokens = (END_OF_TEXT,)
+        if special_tokens is not None:
+            return cls(merges, special_tokens)
+        if not vocab.is_file():
+            raise ValueError(f"there is no vocab.json beside {path}: pass special_tokens=[…], in order of their ids")
+        ids = json.loads(vocab.read_text(encoding="utf-8"))
+        tokenizer = cls(merges, sorted(ids, key=ids.get)[256 + len(merges) :])
+        for i, token in enumerate(tokenizer._written()):
+            if ids.get(token) != i:
+                raise ValueError(f"{vocab} gives {token!r} the id {ids.get(token)}, but {path.name} gives it {i}")
         return tokenizer
 
     def save(self, path: str | Path) -> None:
-        """Write the merges to `path` in the format of GPT-2's `vocab.bpe`, and all ids to the `vocab.json` beside it.
-
-        Hugging Face reads the two as well. Each is written atomically, and `load` refuses two that do not match.
-        """
-        path, vocab, tokens = Path(path), self._vocab(), [written(token) for token in self.vocabulary]
-        check_writable(path)
-        if len(vocab) < self.vocab_size or path.name == "vocab.json":
-            raise ValueError("a special token is spelled like another token, or the merges' own file is vocab.json")
+        """Write the merges to `path` in the format of GPT-2's `vocab.bpe`, and all ids to `vocab.json` beside it."""
+        path, tokens = Path(path), self._written()
+        ids = {token: i for i, token in enumerate(tokens)}
+        if len(ids) < len(tokens) or path.name == "vocab.json":
+            raise ValueError("a special token is written like another token, or the merges would replace vocab.json")
         lines = [HEADER, *(f"{tokens[left]} {tokens[right]}" for left, right in self._ranks), ""]
-        ids = json.dumps(vocab, ensure_ascii=False, indent=1) + "\n"
-        atomic_write(path.with_name("vocab.json"), lambda new: new.write_bytes(ids.encode("utf-8")))
         atomic_write(path, lambda new: new.write_bytes("\n".join(lines).encode("utf-8")))
+        atomic_write(path.with_name("vocab.json"), lambda new: new.write_bytes(json.dumps(ids).encode("utf-8")))
 
-    def _vocab(self) -> dict[str, int]:
-        """The ids as `vocab.json` has them: token, as GPT-2's files write it, to id."""
+    def _written(self) -> list[str]:
+        """The tokens in order of id, as GPT-2's files write them: b" the" -> "Ġthe"."""
         plain = self.vocabulary[: self.vocab_size - len(self.special_tokens)]
-        return {token: i for i, token in enumerate([*map(written, plain), *self.special_tokens])}
+        return ["".join(BYTE_TO_UNICODE[byte] for byte in token) for token in plain] + list(self.special_tokens)
 
     def encode(self, text: str, allowed_special: Iterable[str] = ()) -> list[int]:
-        """The ids of `text`. Special tokens in `allowed_special` become their ids; the others are spelled out."""
+        """The ids of any `text`; a special token is encoded like other text unless it is in `allowed_special`."""
         check_encodable(text)
         allowed = sorted(allowed_special, key=len, reverse=True)  # where two begin alike, the longer one matches
-        for name in allowed:
-            if name not in self._special:
-                raise ValueError(f"{name!r} is no special token; allowed_special takes a list of {self.special_tokens}")
+        if unknown := [name for name in allowed if name not in self._special]:
+            raise ValueError(f"{unknown[0]!r} is no special token; allowed_special is a list of {self.special_tokens}")
         parts = re.split("(" + "|".join(map(re.escape, allowed)) + ")", text) if allowed else [text]
         ids: list[int] = []
         for part in parts:
             if part in allowed:
                 ids.append(self._special[part])
-            else:
-                for pre_token in pre_tokenize(part):
-                    ids += self._cache.get(pre_token) or self._encode_pre_token(pre_token)
+                continue
+            for pre_token in pre_tokenize(part):
+                if pre_token not in self._cache:
+                    if len(self._cache) == CACHE_SIZE:
+                        self._cache.clear()
+                    self._cache[pre_token] = apply_merges(self._ranks, byte_ids(pre_token))
+                ids += self._cache[pre_token]
         return ids
-
-    def _encode_pre_token(self, pre_token: str) -> list[int]:
-        if len(self._cache) == CACHE_SIZE:
-            self._cache.clear()
-        self._cache[pre_token] = apply_merges(self._ranks, byte_ids(pre_token))
-        return self._cache[pre_token]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids` (T,); bytes that are not UTF-8, such as a part of a character, become �."""
         return b"".join(tokens_of(ids, self.vocabulary)).decode("utf-8", errors="replace")
 
 
-def check_special_tokens(special_tokens: Iterable[str]) -> tuple[str, ...]:
-    """`special_tokens` as a tuple; raises ValueError unless they are a list of different names."""
-    names = tuple(special_tokens)
-    if isinstance(special_tokens, str) or "" in names or len(set(names)) < len(names):
-        raise ValueError(f"special_tokens is a list of different names, got {special_tokens!r}")
-    check_encodable("".join(names))
-    return names
-
-
-def written(token: bytes) -> str:
-    """A token as GPT-2's files write it: b" the" -> "Ġthe"."""
-    return "".join(BYTE_TO_UNICODE[byte] for byte in token)
-
-
 def read_merges(content: bytes) -> list[tuple[bytes, bytes]]:
-    """The merges in a file; raises ValueError, with the line, when the file is damaged."""
-    header, *lines = content.decode("utf-8", errors="replace").split("\n")
-    if not header.startswith(HEADER):
-        raise ValueError(f"line 1 is {header[:40]!r}, but a file of merges begins with {HEADER!r}")
-    if not lines or lines[-1]:
-        raise ValueError(f"line {len(lines) + 1} does not end with a newline: the file was cut short. Save it again")
-    merges = []
-    for number, line in enumerate(lines[:-1], start=2):
+    """The merges in a file; raises ValueError that names the first damaged line."""
+    merges, lines = [], content.decode("utf-8", errors="replace").split("\n")
+    if not lines[0].startswith(HEADER) or lines[-1]:
+        raise ValueError(f"a file of merges begins with {HEADER!r} and ends with a newline: this file is damaged")
+    for number, line in enumerate(lines[1:-1], start=2):
         try:
             left, right = (bytes(UNICODE_TO_BYTE[character] for character in token) for token in line.split(" "))
         except (KeyError, ValueError):
             raise ValueError(f"line {number} is {line!r}, but a merge is two tokens with one space between") from None
         merges.append((left, right))
     return merges
-
-
-def read_vocab(folder: Path) -> dict[str, int]:
-    """Token to id, from `vocab.json` or from Hugging Face's `tokenizer.json`."""
-    try:
-        if (folder / "vocab.json").is_file():
-            return dict(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
-        stored = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        return stored["model"]["vocab"] | {token["content"]: token["id"] for token in stored["added_tokens"]}
-    except (OSError, KeyError, TypeError, ValueError):
-        raise ValueError(
-            "the ids of its special tokens are unknown: a vocab.json or tokenizer.json of Hugging Face is missing or "
-            "damaged beside it. Restore it, or pass special_tokens=[…] if they come after all merges"
-        ) from None

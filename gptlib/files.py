@@ -11,9 +11,7 @@ def data_dir() -> Path:
     """The course's data folder: the environment variable GPTLIB_DATA if it is set, else `data` beside the package."""
     folder = Path(os.environ.get("GPTLIB_DATA") or Path(__file__).parents[1] / "data")
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"there is no data folder at {folder}: set GPTLIB_DATA to the data folder of the course"
-        )
+        raise FileNotFoundError(f"there is no data folder at {folder}: set GPTLIB_DATA to that of the course")
     return folder
 
 
@@ -56,6 +54,4 @@ def check_writable(path: str | Path) -> None:
     try:
         tempfile.TemporaryFile(dir=path.parent).close()  # os.access is wrong on some network drives and on Windows
     except OSError as error:
-        raise PermissionError(
-            f"no file can be written into the folder {path.parent} ({error}): choose another"
-        ) from error
+        raise PermissionError(f"the folder {path.parent} cannot be written ({error}): choose another") from error

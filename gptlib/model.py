@@ -1,8 +1,5 @@
 """GPT-2's architecture (Radford et al. 2019): pre-norm blocks on one residual stream, from token ids to logits.
 
-LayerNorm before each sublayer, learned positions, tanh-approximated GELU, biases, and one matrix that both embeds
-tokens and computes logits. The configuration can choose another position encoding.
-
 B batch · T positions · C channels (n_embd) · V vocabulary
 """
 
@@ -93,10 +90,7 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """GPT-2's: normal with standard deviation 0.02, zero biases, smaller where a block adds to the residual stream.
-
-        The 2 * n_layer additions are scaled by 1 / √(2 * n_layer), so that their sum does not grow with depth.
-        """
+        """GPT-2's: std 0.02, zero biases; 1 / √(2 n_layer) of it in the 2 n_layer additions to the residual stream."""
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -114,10 +108,7 @@ class GPT(nn.Module):
         return [KVCache(*shape, dtype=like.dtype, device=like.device) for _ in self.blocks]
 
     def forward(self, idx: Tensor, cache: list[KVCache] | None = None) -> Tensor:
-        """idx (B, T) -> logits (B, T, V); with a cache, idx are the tokens after those stored in it.
-
-        Raises ValueError when they do not fit the context, or for an id outside the vocabulary.
-        """
+        """idx (B, T) -> logits (B, T, V); with a cache, idx are the tokens after those stored in it."""
         c, start = self.config, cache[0].length if cache else 0
         check_ids(idx, start, c)
         positions = torch.arange(start, start + idx.shape[-1], device=idx.device)  # (T,)
@@ -146,6 +137,5 @@ def check_ids(idx: Tensor, start: int, config: GPTConfig) -> None:
     if idx.device.type == "cpu" and idx.numel() and not (0 <= idx.min() and idx.max() < config.vocab_size):
         wrong = idx[(idx < 0) | (idx >= config.vocab_size)][0].item()
         raise ValueError(
-            f"token id {wrong} is outside the vocabulary 0…{config.vocab_size - 1}: "
-            "was the text encoded with the tokenizer that belongs to this model?"
+            f"token id {wrong} is outside the vocabulary 0…{config.vocab_size - 1}: is this its tokenizer?"
         )

@@ -1,10 +1,9 @@
-"""Two ways to guess the next token from a few before it: learn a table, or count.
+"""N-gram language models, which predict the next token from the last few: learned by gradient descent, or counted.
 
-`BigramLM` starts from a table of small random numbers and improves it by gradient descent. It sees one token back.
-`NGram` counts once and never trains. It sees `order - 1` tokens back, and falls back on shorter contexts where the
-long ones are rare. Its losses are lines to hold a trained model against.
+`BigramLM` learns the logits of the next token for each current token. `NGram` estimates probabilities from counts of
+n-grams, smoothed by Kneser-Ney. Its validation losses (`baselines`) are what a trained model should beat.
 
-B batch · T positions · V vocabulary
+B batch · T positions · N tokens of a text · V vocabulary
 """
 
 import math
@@ -28,27 +27,24 @@ def _check_range(ids: Tensor | np.ndarray, vocab_size: int) -> None:
 
 
 class BigramLM(nn.Module):
-    """A learned table: row i holds the logits of what follows token i. Raises ValueError for vocab_size below 1."""
+    """A learned bigram model: row i of its table holds the logits of the token after token i."""
 
     def __init__(self, vocab_size: int):
         super().__init__()
         _check_positive(vocab_size=vocab_size)
         self.logits = nn.Embedding(vocab_size, vocab_size)
-        # nn.Embedding's own start, std 1, already has opinions. Small values give each token about 1/V: a loss of ln V.
+        # With small logits every token has a probability near 1/V, so the loss starts near ln V.
         nn.init.normal_(self.logits.weight, std=0.02)
 
     def forward(self, idx: Tensor) -> Tensor:
-        """Logits of the next token at every position: idx (B, T) -> logits (B, T, V).
-
-        Raises ValueError for an id outside the vocabulary, on the CPU only: a GPU would have to stop and answer.
-        """
-        if idx.device.type == "cpu":
+        """idx (B, T) -> logits of the next token at every position (B, T, V)."""
+        if idx.device.type == "cpu":  # on a GPU, a check would wait for all computations before it
             _check_range(idx, self.logits.num_embeddings)
-        return self.logits(idx)  # (B, T) -> (B, T, V)
+        return self.logits(idx)
 
 
 def _as_array(ids, vocab_size: int, at_least: int) -> np.ndarray:
-    """ids, a list, array or tensor, as a checked int64 array (N,)."""
+    """`ids` (N,), a list, array or tensor, as an int64 array; raises ValueError for anything else."""
     ids = np.asarray(ids.cpu() if isinstance(ids, Tensor) else ids)
     if ids.ndim != 1:
         raise ValueError(f"ids have shape {ids.shape}; give one sequence (N,)")
@@ -60,79 +56,72 @@ def _as_array(ids, vocab_size: int, at_least: int) -> np.ndarray:
     return ids.astype(np.int64)
 
 
-def _index(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where each wanted key is among the sorted `keys`, which hold them all: by a table where one is small enough."""
-    if keys[-1] > 2**25:
-        return np.searchsorted(keys, wanted)
-    table = np.empty(keys[-1] + 1, dtype=np.int64)
-    table[keys] = np.arange(len(keys))
-    return table[wanted]
-
-
-def _find(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each wanted key is among the sorted `keys`, and whether it is there at all."""
+def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, absent: float) -> np.ndarray:
+    """The value of each `wanted` key, or `absent`; `keys` are sorted."""
     index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return index, keys[index] == wanted
+    return np.where(keys[index] == wanted, values[index], absent)
 
 
 class _Level(NamedTuple):
-    """What one context length knows: p(w | h) = prob(h w) + backoff(h) p(w | h').
+    """What a context length contributes: p(w | h) = prob(h w) + backoff(h) p(w | h').
 
-    A context h is known by its index among the contexts of this length. Its key, (oldest token) n' + (index of h'),
-    with n' the number of contexts one token shorter, fits in 63 bits for any vocabulary and order.
+    The code of a context h is (its oldest token) n_codes' + (code of h'); that of an n-gram h w is (code of h) V + w.
+    Where codes could pass 63 bits, each is replaced by its index among the sorted `observed` ones.
     """
 
-    contexts: np.ndarray  # sorted keys of each h that was seen
-    backoff: np.ndarray  # γ(h)
-    grams: np.ndarray  # sorted (index of h) V + w of each h w that was seen
+    observed: np.ndarray | None
+    n_codes: int  # the codes of contexts of this length are below it
+    grams: np.ndarray  # sorted codes of each h w that was seen
     prob: np.ndarray  # its discounted relative frequency
+    contexts: np.ndarray  # sorted codes of each h that was seen
+    backoff: np.ndarray  # γ(h)
+
+
+def _reindex(codes: np.ndarray, observed: np.ndarray | None) -> np.ndarray:
+    """`codes`, or the index of each among the `observed` ones; a code that is not among them becomes their number."""
+    return codes if observed is None else _look_up(observed, np.arange(len(observed)), codes, absent=len(observed))
 
 
 def _discounts(counts: np.ndarray) -> np.ndarray:
-    """D1, D2, D3+ from how many n-grams were seen once, twice, three and four times (Chen & Goodman 1998).
-
-    Where one of the four is 0, or a discount comes out at 0 or below, the estimate means nothing: 0.5, 1, 1.5 instead.
-    """
-    n1, n2, n3, n4 = (int((counts == i).sum()) for i in (1, 2, 3, 4))
+    """D1, D2, D3+ as Chen & Goodman estimate them, or 0.5, 1 and 1.5 where an estimate is undefined or not positive."""
+    n1, n2, n3, n4 = (int((counts == i).sum()) for i in (1, 2, 3, 4))  # n-grams with these counts
     fallback = np.array([0.5, 1.0, 1.5])
-    if 0 in (n1, n2, n3, n4):  # a tiny text, or a level so full that nothing is rare
+    if 0 in (n1, n2, n3, n4):  # a tiny text, or one in which no n-gram of this length is rare
         return fallback
     Y = n1 / (n1 + 2 * n2)
     D = np.array([1 - 2 * Y * n2 / n1, 2 - 3 * Y * n3 / n2, 3 - 4 * Y * n4 / n3])
     return D if (D > 0).all() else fallback
 
 
-def _kneser_ney(contexts: np.ndarray, grams: np.ndarray, counts: np.ndarray, vocab_size: int) -> _Level:
-    """The level of the formula in `NGram`, from the n-grams and their counts."""
+def _kneser_ney(observed: np.ndarray | None, n_codes: int, grams: np.ndarray, vocab_size: int) -> _Level:
+    """The level of the formula in `NGram`, from the code of every n-gram that counts."""
+    grams, counts = np.unique(grams, return_counts=True)
     discount = _discounts(counts)[np.minimum(counts, 3) - 1]
-    _, first, which = np.unique(grams // vocab_size, return_index=True, return_inverse=True)
+    contexts, first, which = np.unique(grams // vocab_size, return_index=True, return_inverse=True)
     totals = np.add.reduceat(counts, first)  # c(h •)
-    return _Level(contexts, np.add.reduceat(discount, first) / totals, grams, (counts - discount) / totals[which])
+    prob, backoff = (counts - discount) / totals[which], np.add.reduceat(discount, first) / totals
+    return _Level(observed, n_codes, grams, prob, contexts, backoff)
 
 
 class NGram:
-    """A counted model: the next token's probability from how often it followed the last `order - 1` tokens.
+    """An n-gram model: the probability of a token, given the `order - 1` tokens before it, estimated from counts.
 
-    Order 1 is the relative frequency c(w) / N: a token that `fit` did not see has probability 0, and a loss that meets
-    it is infinite. With `add_one=True` it is (c(w) + 1) / (N + V), never 0.
+    Order 1 is the relative frequency c(w) / N: a token that `fit` did not see has probability 0, and an infinite loss.
+    With `add_one=True` it is (c(w) + 1) / (N + V), never 0.
 
     Order 2 and above is interpolated modified Kneser-Ney. With h the context, h' the context without its oldest token:
 
         p(w | h) = (c(h w) - D(c(h w))) / c(h •)  +  γ(h) p(w | h')
         γ(h)     = (D1 N1(h •) + D2 N2(h •) + D3+ N3+(h •)) / c(h •)
 
-    D takes D1, D2 or D3+ from an n-gram with a count of 1, 2 or more, and 0 from one not seen. Ni(h •) is how many
-    different tokens have count i after h, so γ(h) returns what the discounts took. A context h that was never seen uses
-    p(w | h') alone. Under the empty context lies 1 / V.
+    D is D1, D2 or D3+ for an n-gram with a count of 1, 2 or more, and 0 for one that was not seen. Ni(h •) is how many
+    different tokens have count i after h, so γ(h) is the probability that the discounts removed. After a context that
+    was not seen, p is p(w | h'). Below the empty context is the uniform distribution, 1 / V.
 
-    At the longest context c counts occurrences. At every shorter one it counts different left neighbours: "Francisco"
-    is frequent and follows one word, so it is a poor guess after a new one. Each context length has its own discounts,
-    from n1 to n4, how many of its n-grams have a count of 1 to 4; where these cannot tell, they are 0.5, 1 and 1.5.
+    At the longest context, c counts occurrences. At every shorter one it counts different left neighbors: "Francisco"
+    is frequent, but follows only one word, so it is unlikely after a new one. Each length has its own discounts.
 
-    Kneser & Ney (1995), "Improved backing-off for m-gram language modeling". Chen & Goodman (1998), "An empirical study
-    of smoothing techniques for language modeling".
-
-    Raises ValueError for an order or vocabulary below 1, `add_one` above order 1, and V**order of more than 63 bits.
+    Kneser & Ney 1995; Chen & Goodman 1998, "An empirical study of smoothing techniques for language modeling".
 
     >>> NGram(1, vocab_size=3).fit([0, 0, 1, 2]).probs([])
     tensor([0.5000, 0.2500, 0.2500], dtype=torch.float64)
@@ -146,51 +135,39 @@ class NGram:
         self.levels: list[_Level] = []  # the empty context first, the longest last
 
     def fit(self, ids) -> "NGram":
-        """Count ids (N,), a list, array or tensor, and return the model itself.
-
-        Raises ValueError if ids are fewer than `order` or outside the vocabulary.
-        """
+        """Count `ids` (N,), at least `order` of them, and return the model itself."""
         ids, V = _as_array(ids, self.vocab_size, at_least=self.order), self.vocab_size
         if self.order == 1:
             grams, counts = np.unique(ids, return_counts=True)
-            total = len(ids) + (V if self.add_one else 0)  # add-one leaves V / total to 1 / V: 1 / total a token
-            self.levels = [_Level(np.array([0]), np.array([1 - len(ids) / total]), grams, counts / total)]
+            total = len(ids) + (V if self.add_one else 0)  # add-one: the backoff, V / total, is 1 / total per token
+            self.levels = [_Level(None, 1, grams, counts / total, np.array([0]), np.array([1 - len(ids) / total]))]
             return self
-        self.levels, index, n_contexts = [], np.zeros(len(ids), dtype=np.int64), 1
-        for k in range(self.order):  # tokens of context; below the longest, a token with a left neighbor is needed
-            start = min(k + 1, self.order - 1)
-            oldest = ids[start - k : len(ids) - k] if k else 0
-            keys = oldest * n_contexts + index[start - len(ids) :]
-            contexts = np.unique(keys)
-            n_contexts, index = len(contexts), _index(contexts, keys)
-            grams = index * V + ids[start:]
+        self.levels, codes, n_codes = [], np.zeros(len(ids), dtype=np.int64), 1  # codes of the k tokens before each
+        for k in range(self.order):
+            observed = None
+            if k > 0:
+                codes, n_codes = ids[:-k] * n_codes + codes[1:], n_codes * V
+            if n_codes * V**2 > 2**63:  # room for two more tokens, w and a left neighbor
+                observed = np.unique(codes)
+                codes, n_codes = _reindex(codes, observed), len(observed) + 1
+            grams = codes * V + ids[k:]
             if k < self.order - 1:  # count different left neighbors, not occurrences
-                left = ids[start - k - 1 : len(ids) - k - 1]
-                grams = np.unique(left * (n_contexts * V) + grams) % (n_contexts * V)
-            grams, counts = np.unique(grams, return_counts=True)
-            self.levels.append(_kneser_ney(contexts, grams, counts, V))
+                grams = np.unique(ids[: -k - 1] * (n_codes * V) + grams[1:]) % (n_codes * V)
+            self.levels.append(_kneser_ney(observed, n_codes, grams, V))
         return self
 
     def loss(self, ids) -> float:
-        """Mean cross-entropy over every token of ids (N,), in nats a token.
-
-        The first `order - 1` tokens have less past than the others and are predicted from what there is.
-        Raises ValueError if ids are empty or outside the vocabulary, and RuntimeError before `fit`.
-        """
+        """Mean cross-entropy over all of `ids` (N,), in nats per token; the first ones have shorter contexts."""
         ids = _as_array(ids, self.vocab_size, at_least=1)
         n = min(self.order, len(ids))
         windows = np.lib.stride_tricks.sliding_window_view(ids, n)  # (N - n + 1, n)
         first = [self._predict(ids[None, :t], ids[t : t + 1]) for t in range(n - 1)]
         probs = np.concatenate([*first, self._predict(windows[:, :-1], windows[:, -1])])  # (N,)
-        with np.errstate(divide="ignore"):  # log 0 is -inf, and that is the answer
+        with np.errstate(divide="ignore"):  # a token of probability 0 has infinite loss
             return float(-np.log(probs).mean())
 
     def probs(self, context) -> Tensor:
-        """The distribution of the token after a context of ids, oldest first, of any length -> (V,), float64.
-
-        Only the last `order - 1` ids count.
-        Raises ValueError for an id outside the vocabulary, and RuntimeError before `fit`.
-        """
+        """The probabilities (V,), float64, of the token after `context`, ids with the oldest first, of any length."""
         context = _as_array(context, self.vocab_size, at_least=0)
         contexts = np.broadcast_to(context, (self.vocab_size, len(context)))  # the same one for each possible token
         return torch.from_numpy(self._predict(contexts, np.arange(self.vocab_size)))
@@ -199,31 +176,24 @@ class NGram:
         """The probability of each token after its own context: (N, any), (N,) -> (N,)."""
         if not self.levels:
             raise RuntimeError("this NGram has counted nothing yet; call fit(ids) first")
-        index, seen = np.zeros(len(tokens), dtype=np.int64), np.ones(len(tokens), dtype=bool)
-        n_contexts, p = 1, np.full(len(tokens), 1 / self.vocab_size)
-        for length, level in enumerate(self.levels[: contexts.shape[1] + 1]):
-            if length > 0:  # one token further back
-                index, found = _find(level.contexts, contexts[:, -length] * n_contexts + index)
-                seen &= found
-            n_contexts = len(level.contexts)
-            gram, found = _find(level.grams, index * self.vocab_size + tokens)
-            p = np.where(seen, np.where(found, level.prob[gram], 0) + level.backoff[index] * p, p)
+        codes, p = np.zeros(len(tokens), dtype=np.int64), np.full(len(tokens), 1 / self.vocab_size)
+        for k, level in enumerate(self.levels[: contexts.shape[1] + 1]):
+            if k > 0:  # one token further back
+                codes = contexts[:, -k] * self.levels[k - 1].n_codes + codes
+            codes = _reindex(codes, level.observed)
+            prob = _look_up(level.grams, level.prob, codes * self.vocab_size + tokens, absent=0.0)
+            p = prob + _look_up(level.contexts, level.backoff, codes, absent=1.0) * p
         return p
 
 
 def baselines(train_ids, val_ids, vocab_size: int, order: int = 7) -> dict[str, float]:
-    """Losses that a trained model should beat, on `val_ids`, in nats per token; all are finite.
+    """The losses on `val_ids` that a trained model should beat, in nats per token.
 
-    Uniform is ln V. The unigram is a relative frequency, smoothed by add-one when the validation set holds a token that
-    the training set lacks. The bigram and the n-gram of `order` tokens, the best order on Tiny Shakespeare, are
-    Kneser-Ney's.
+    Uniform is ln V, the unigram is a relative frequency (add-one where the validation set has a token that the training
+    set lacks), and the others are Kneser-Ney: a bigram, and `order`, which is 7 because that is best on Shakespeare.
     """
     losses = {n: NGram(n, vocab_size).fit(train_ids).loss(val_ids) for n in (1, 2, order)}
     if math.isinf(losses[1]):
         losses[1] = NGram(1, vocab_size, add_one=True).fit(train_ids).loss(val_ids)
-    return {
-        "uniform": math.log(vocab_size),
-        "unigram": losses[1],
-        "counted bigram": losses[2],
-        "best n-gram": losses[order],
-    }
+    names = {"unigram": 1, "counted bigram": 2, "best n-gram": order}
+    return {"uniform": math.log(vocab_size)} | {name: losses[n] for name, n in names.items()}

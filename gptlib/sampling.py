@@ -1,7 +1,5 @@
 """Sampling: text generated from a model, one token after another.
 
-The logits of the next token become probabilities, one token is sampled from them, and the text is one token longer.
-
 B batch · T positions · V vocabulary
 """
 
@@ -50,10 +48,7 @@ def next_token_probs(
     logits = logits.float()
     highest = logits.amax(dim=-1, keepdim=True)
     if not highest.isfinite().all():  # one NaN makes the maximum NaN
-        raise ValueError(
-            "the logits contain NaN or infinity, so no token can be sampled: training has diverged. "
-            "Load an earlier checkpoint, or train again with a lower learning rate"
-        )
+        raise ValueError("the logits contain NaN or infinity: training has diverged. Load an earlier checkpoint")
     if temperature == 0:
         return F.one_hot(logits.argmax(dim=-1), V).float()
     logits = (logits - highest) / max(temperature, 1e-30)  # at most 0: a low temperature cannot overflow
@@ -85,10 +80,7 @@ def as_prompt(idx: Tensor | Sequence[int], device: torch.device) -> Tensor:
     """Token ids (B, T), or (T,) for a single prompt -> (B, T)."""
     ids = torch.as_tensor(idx, device=device)
     if ids.is_floating_point() or ids.ndim not in (1, 2) or ids.numel() == 0:
-        raise ValueError(
-            f"a prompt is at least one token id, (T,) or (B, T), such as tokenizer.encode('To be'); "
-            f"got {ids.dtype} of shape {tuple(ids.shape)}"
-        )
+        raise ValueError(f"a prompt is at least one token id, (T,) or (B, T); got {ids.dtype} {tuple(ids.shape)}")
     return ids.long().reshape(-1, ids.shape[-1])
 
 
@@ -123,7 +115,7 @@ def stream(
             if idx.shape[1] - start > context:
                 start = idx.shape[1] - (keep_last or context)
                 for layer in cache or ():
-                    layer.clear()  # the window slides, so every cached position is stale
+                    layer.length = 0  # the window slides, so every cached position is stale
             logits = model(idx[:, start + cache[0].length :], cache) if cache else model(idx[:, start:])
             probs = next_token_probs(logits[:, -1], temperature, top_k, top_p)  # (B, V)
             new = torch.multinomial(probs, 1, generator=generator)  # (B, 1)

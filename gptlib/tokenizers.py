@@ -22,7 +22,7 @@ class CharTokenizer:
     def __init__(self, text: str):
         check_encodable(text)
         if not text:
-            raise ValueError("a tokenizer needs a text with at least one character to build its vocabulary from")
+            raise ValueError("a tokenizer needs a text to build its vocabulary from, got an empty one")
         self.vocabulary = sorted(set(text))
         self.vocab_size = len(self.vocabulary)
         self._ids = {character: i for i, character in enumerate(self.vocabulary)}
@@ -36,16 +36,12 @@ class CharTokenizer:
         return tokenizer
 
     def encode(self, text: str) -> list[int]:
-        """Raises ValueError, with its position, for a character that is not in the vocabulary."""
         check_encodable(text)
         try:
             return [self._ids[character] for character in text]
         except KeyError:
-            position = next(i for i, character in enumerate(text) if character not in self._ids)
-            raise ValueError(
-                f"{text[position]!r} at position {position} is not among the {self.vocab_size} characters of the "
-                "vocabulary: remove it, or build the tokenizer from a text that contains it"
-            ) from None
+            at = next(i for i, character in enumerate(text) if character not in self._ids)
+            raise ValueError(f"{text[at]!r} at position {at} is not in the vocabulary of {self.vocab_size}") from None
 
     def decode(self, ids: Iterable[int]) -> str:
         return "".join(tokens_of(ids, self.vocabulary))
@@ -54,8 +50,7 @@ class CharTokenizer:
 class WordTokenizer:
     """One token for each of the most frequent words of `text`, and for each character that is not part of a word.
 
-    A word is a run of letters, digits and underscores. Id 0 is `<unk>`, the unknown token, which replaces every other
-    word; `max_vocab` counts it.
+    A word is a run of letters, digits and underscores. Id 0 is `<unk>`, the unknown token, which stands for all others.
 
     >>> WordTokenizer("to be or not to be", max_vocab=4).decode([1, 2, 1, 3, 0])
     ' be to<unk>'
@@ -66,7 +61,7 @@ class WordTokenizer:
     def __init__(self, text: str, max_vocab: int | None = None):
         check_encodable(text)
         if not text:
-            raise ValueError("a tokenizer needs a text with at least one word to build its vocabulary from")
+            raise ValueError("a tokenizer needs a text to build its vocabulary from, got an empty one")
         if max_vocab is not None and max_vocab < 2:
             raise ValueError(f"max_vocab must be at least 2, the unknown token and one word; got {max_vocab}")
         counts = Counter(self.split(text))
@@ -75,7 +70,6 @@ class WordTokenizer:
 
     @classmethod
     def from_vocabulary(cls, vocabulary: list[str]) -> "WordTokenizer":
-        """The tokenizer with this vocabulary, as saved beside a model."""
         if list(vocabulary[:1]) != [cls.unknown] or len(set(vocabulary)) < len(vocabulary):
             raise ValueError(f"a vocabulary of words holds {cls.unknown} first, then each word once")
         check_encodable("".join(vocabulary))
@@ -90,11 +84,7 @@ class WordTokenizer:
 
     @staticmethod
     def split(text: str) -> list[str]:
-        """Split `text` into words and single other characters; joined, they are `text` again.
-
-        >>> WordTokenizer.split("I'll go.")
-        ['I', "'", 'll', ' ', 'go', '.']
-        """
+        """Words and single other characters; joined, they are `text` again: "I'll" -> ["I", "'", "ll"]."""
         return re.findall(r"\w+|\W", text)
 
     def encode(self, text: str) -> list[int]:
@@ -115,10 +105,7 @@ def tokens_of(ids: Iterable[int], vocabulary: list[Token]) -> list[Token]:
         raise TypeError(f"decode takes a sequence of integer token ids, got {type(ids).__name__} {ids!r:.60}") from None
     for position, i in enumerate(numbers):
         if not 0 <= i < len(vocabulary):
-            raise ValueError(
-                f"token id {i} at position {position} is outside the vocabulary 0…{len(vocabulary) - 1}: "
-                "decode with the tokenizer that the ids came from"
-            )
+            raise ValueError(f"token id {i} at position {position} is outside the vocabulary 0…{len(vocabulary) - 1}")
     return [vocabulary[i] for i in numbers]
 
 
@@ -129,7 +116,5 @@ def check_encodable(text: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{text[error.start]!r} at position {error.start} is half a character (a lone surrogate): "
-            "remove it, or read the text again with the right encoding"
-        ) from None
+        half = f"{text[error.start]!r} at position {error.start} is half a character (a lone surrogate)"
+        raise ValueError(f"{half}: read the text again with the right encoding") from None

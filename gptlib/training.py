@@ -53,8 +53,8 @@ class Diverged(FloatingPointError):
         self.history = run.history
         where = f"the last checkpoint is {run.checkpoint}" if run.checkpoint else "no checkpoint was written"
         super().__init__(
-            f"the loss, its gradient or a parameter is not finite at step {len(self.history.train)}: training stopped, and "
-            f"{where}. Try a lower learning rate or a longer warm-up"
+            f"the loss, its gradient or a parameter is not finite at step {len(self.history.train)}: training stopped "
+            f"({where}). Try a lower learning rate or a longer warm-up"
         )
 
 
@@ -115,29 +115,19 @@ def make_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) 
 
 
 def train(
-    model: nn.Module,
-    train_ids: Tensor,
-    val_ids: Tensor | None = None,
-    *,
-    steps: int,
-    batch_size: int = 32,
-    context_length: int | None = None,
-    learning_rate: float = 1e-3,
-    warmup_steps: int | None = None,
-    weight_decay: float = 0.1,
-    clip: float = 1.0,
-    seed: int = 0,
-    eval_every: int | None = None,
-    mixed_precision: bool | None = None,
-    on_step: Callable[[Run], None] | Sequence[Callable[[Run], None]] = (),
-) -> History:
+    model: nn.Module, train_ids: Tensor, val_ids: Tensor | None = None, *, steps: int, batch_size: int = 32,
+    context_length: int | None = None, learning_rate: float = 1e-3, warmup_steps: int | None = None,
+    weight_decay: float = 0.1, clip: float = 1.0, seed: int = 0, eval_every: int | None = None,
+    mixed_precision: bool | None = None, on_step: Callable[[Run], None] | Sequence[Callable[[Run], None]] = (),
+) -> History:  # fmt: skip
     """Train `model` to predict `train_ids` (N,) and return the losses.
 
     Unless given, warm-up takes 1/20 of the steps and `val_ids` are evaluated every 1/10 of them. The learning rate ends
     at a tenth of its peak. `seed` chooses the batches. `mixed_precision` computes in bfloat16, by default where a GPU
     has it in hardware. `on_step`, a callback or several, is called before the first step and after each one:
-    `live.progress()` shows the losses, `checkpoint.Saver(path)` saves and resumes. Ctrl-C or the stop button ends training; the model keeps what it
-    learned. The model is left in training mode. Raises Diverged when the loss is no longer finite.
+    `live.progress()` shows the losses, `checkpoint.Saver(path)` saves and resumes. Ctrl-C or the stop button ends
+    training, and the model keeps what it has learned; it stays in training mode. Raises Diverged when the loss is no
+    longer finite.
     """
     T = context_length or context_of(model)
     check_length(train_ids, T)

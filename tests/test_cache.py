@@ -22,11 +22,11 @@ def without_gradients():
 
 def clear(cache):
     for layer in cache:
-        layer.clear()
+        layer.length = 0
 
 
 def nbytes(cache):
-    return sum(layer.nbytes for layer in cache)
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache)
 
 
 def pieces_of(length):
@@ -235,7 +235,7 @@ def test_more_than_the_context(model, idx):
 
 @pytest.mark.parametrize("size", [(1, 8), (5, 8), (4, 7)])
 def test_a_cache_of_another_size(size, model, idx):
-    with pytest.raises(ValueError, match="do not fit a cache of shape"):
+    with pytest.raises(ValueError, match="do not fit a cache"):
         model(idx, model.make_cache(*size))
 
 

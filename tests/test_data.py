@@ -26,19 +26,19 @@ def test_a_named_text_is_its_file(name, file):
     assert data.load_text(name).encode("utf-8") == (DATA / file).read_bytes()
 
 
-def test_any_utf8_file_is_read_as_it_is(tmp_path):
+def test_any_utf8_file_is_read_unchanged(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_bytes("¿Qué?\r\n東京\n".encode())
     assert data.load_text(path) == data.load_text(str(path)) == "¿Qué?\r\n東京\n"
 
 
-def test_a_missing_file_and_what_to_do(tmp_path):
+def test_a_missing_file_is_named_with_the_named_texts(tmp_path):
     for wrong in ("shakespear", tmp_path, tmp_path / "none.txt"):
         with pytest.raises(FileNotFoundError, match="there is no file .*shakespeare, lincoln"):
             data.load_text(wrong)
 
 
-def test_a_file_that_is_not_utf8_and_where(tmp_path):
+def test_a_file_that_is_not_utf8_is_refused_with_the_position(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes("caf\xe9 au lait".encode("latin-1"))
     with pytest.raises(ValueError, match=r"latin.txt is not UTF-8: byte 3 .*0xe9"):
@@ -47,7 +47,7 @@ def test_a_file_that_is_not_utf8_and_where(tmp_path):
 
 @pytest.fixture
 def own_data(tmp_path, monkeypatch):
-    """A copy of the data folder that a test may spoil."""
+    """A copy of the data folder that a test may change."""
     shutil.copytree(DATA / "speeches", tmp_path / "speeches")
     shutil.copy(DATA / "tinyshakespeare.txt", tmp_path)
     monkeypatch.setenv("GPTLIB_DATA", str(tmp_path))
@@ -55,13 +55,13 @@ def own_data(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", data.TEXTS)
-def test_an_altered_text_is_noticed(name, own_data):
+def test_an_altered_text_is_refused(name, own_data):
     path = own_data / data.TEXTS[name][0]
     assert data.load_text(name)
     path.write_bytes(path.read_bytes().replace(b"the", b"teh", 1))
     with pytest.raises(ValueError, match=f"{path.name} differs from the file of the course"):
         data.load_text(name)
-    assert "teh" in data.load_text(path)  # under its path it is a text like any other
+    assert "teh" in data.load_text(path)  # by its path, it is an ordinary text
     path.unlink()
     with pytest.raises(FileNotFoundError, match=f"{path.name} is missing"):
         data.load_text(name)
@@ -90,14 +90,14 @@ TEXTS_OF_LEARNERS = {"CRLF": "one line\r\nand $ two\r\n", "BOM": "\ufeffa b c d\
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("name", TEXTS_OF_LEARNERS)
 @pytest.mark.parametrize("kind", [CharTokenizer, WordTokenizer, lambda text: BPETokenizer.train(text, 262)])
-def test_any_text_goes_all_the_way_to_baselines(name, kind, tmp_path):
+def test_any_text_can_be_tokenized_split_and_given_baselines(name, kind, tmp_path):
     (tmp_path / "mine.txt").write_bytes((TEXTS_OF_LEARNERS[name] * 30 + "Ω").encode())
     text = data.load_text(tmp_path / "mine.txt")
     tokenizer = kind(text)
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text and not text.startswith("\ufeff")
     losses = ngram.baselines(*data.train_val_split(ids), tokenizer.vocab_size)
-    assert all(map(math.isfinite, losses.values()))  # the last character is in the validation set alone
+    assert all(map(math.isfinite, losses.values()))  # the last character is in the validation set only
 
 
 # ---------------------------------------------------------------- files
@@ -121,7 +121,7 @@ def test_a_file_is_replaced_atomically(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "link"]
 
 
-def test_what_cannot_be_written_is_known_before(tmp_path, monkeypatch):
+def test_check_writable_refuses_what_cannot_be_written(tmp_path, monkeypatch):
     files.check_writable(tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(IsADirectoryError):
@@ -141,7 +141,7 @@ def test_what_cannot_be_written_is_known_before(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("fraction", [0.9, 0.5, 1.0])
-def test_the_split_is_one_cut(fraction):
+def test_the_training_set_comes_before_the_validation_set(fraction):
     ids = list(range(1003))
     train_ids, val_ids = data.train_val_split(ids, fraction)
     cut = int(fraction * 1003)
@@ -170,8 +170,8 @@ def test_an_empty_text_cannot_be_split():
 # ---------------------------------------------------------------- batches
 
 
-def test_every_row_is_a_slice_of_the_text_and_its_targets_are_one_step_on():
-    ids = torch.randint(1000, (500,), generator=seeded(1))  # so varied that a window says where it is from
+def test_every_row_is_a_slice_of_the_text_and_its_targets_are_shifted_by_one():
+    ids = torch.randint(1000, (500,), generator=seeded(1))  # so varied that each window is unique
     slices = {tuple(ids[i : i + 8].tolist()): i for i in range(500 - 8)}
     x, y = data.get_batch(ids, batch_size=64, context_length=8, generator=seeded(0))
     assert x.shape == y.shape == (64, 8) and x.dtype == y.dtype == torch.long
@@ -185,7 +185,7 @@ def test_targets_are_the_token_after_each_position():
     assert torch.equal(y, x + 1)
 
 
-def test_the_generator_alone_decides():
+def test_batches_depend_on_the_generator_only():
     ids = torch.arange(10_000)
     torch.manual_seed(5)
     first = data.get_batch(ids, 16, 8, generator=seeded(0))
@@ -195,7 +195,7 @@ def test_the_generator_alone_decides():
     other = data.get_batch(ids, 16, 8, generator=seeded(1))
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert not torch.equal(first[0], other[0])
-    assert torch.equal(torch.get_rng_state(), before)  # PyTorch's own stream of random numbers is left alone
+    assert torch.equal(torch.get_rng_state(), before)  # PyTorch's global generator is not advanced
 
 
 def test_one_generator_gives_new_windows_each_time():
@@ -212,7 +212,7 @@ def test_without_a_generator_the_global_seed_decides():
     assert torch.equal(*batches)
 
 
-def test_the_first_and_the_last_window_are_drawn_and_none_outside():
+def test_the_first_and_the_last_window_are_sampled():
     N, T = 13, 4
     x, y = data.get_batch(torch.arange(N), batch_size=1000, context_length=T, generator=seeded(0))
     assert set(x[:, 0].tolist()) == set(range(N - T))
@@ -244,6 +244,6 @@ def test_windows_can_be_changed_without_changing_the_text():
 
 
 @pytest.mark.parametrize("wrong", ["abc", [0.5, 1.0], [[1, 2, 3]], torch.zeros(1, 5, dtype=torch.long)])
-def test_what_is_no_sequence_of_ids_is_not_split(wrong):
+def test_only_a_sequence_of_ids_is_split(wrong):
     with pytest.raises((TypeError, ValueError), match="ids"):
         data.train_val_split(wrong)

@@ -1,4 +1,4 @@
-"""The bigram and n-gram models against a slow dictionary version of the formulas, and figures from elsewhere."""
+"""The bigram and n-gram models against a direct implementation of the formulas, and an independent one's losses."""
 
 import math
 import random
@@ -14,7 +14,7 @@ from gptlib.ngram import BigramLM, NGram, baselines
 
 TEXT = Path(__file__).parents[1] / "data" / "tinyshakespeare.txt"
 
-# Interpolated modified Kneser-Ney from an independent implementation: orders 1 to 7, validation part, nats a character.
+# Interpolated modified Kneser-Ney by an independent implementation: orders 1 to 7, nats per validation character.
 REFERENCE = [3.347, 2.484, 2.038, 1.719, 1.561, 1.523, 1.5165]
 
 
@@ -31,7 +31,7 @@ class SlowKneserNey:
                 left = defaultdict(set)
                 for i in range(1, len(ids) - k + 1):
                     left[tuple(ids[i : i + k])].add(ids[i - 1])
-                count = {gram: len(neighbours) for gram, neighbours in left.items()}
+                count = {gram: len(neighbors) for gram, neighbors in left.items()}
             self.count[k] = count
             self.discount[k] = self.estimate(count)
             self.after[k] = defaultdict(list)
@@ -65,7 +65,7 @@ class SlowKneserNey:
 
 
 def skewed_ids(n, vocab_size, seed):
-    """Random ids with frequent and rare ones, and some memory, so that every count-of-count occurs."""
+    """Random ids, some frequent and some rare, each dependent on the one before, so that counts of 1 to 4 all occur."""
     source = random.Random(seed)
     ids = [0]
     for _ in range(n - 1):
@@ -83,7 +83,7 @@ def split():
 
 
 @pytest.fixture(scope="module")
-def ladder(split):
+def models(split):
     V, train, _ = split
     return [NGram(order, V).fit(train) for order in range(1, 8)]
 
@@ -101,7 +101,7 @@ def test_bigram_starts_at_the_uniform_loss():
     assert model.logits.weight.std().item() == pytest.approx(0.02, rel=0.1)  # small, and not zero
 
 
-def test_bigram_reads_row_i_after_token_i_and_nothing_else():
+def test_bigram_logits_are_the_row_of_the_current_token():
     model = BigramLM(5)
     idx = torch.tensor([[3, 1, 4], [0, 1, 3]])
     for b in range(2):
@@ -115,7 +115,7 @@ def test_bigram_gradient_is_zero_for_tokens_that_do_not_occur():
     assert model.logits.weight.grad.abs().sum(dim=1).nonzero().flatten().tolist() == [1, 4]
 
 
-def test_bigram_learns_the_counted_table():
+def test_bigram_learns_the_relative_frequencies():
     ids = torch.tensor(skewed_ids(2000, 4, seed=1))
     torch.manual_seed(0)
     model = BigramLM(4)
@@ -141,8 +141,8 @@ def test_bigram_names_the_id_outside_the_vocabulary(bad):
         BigramLM(5)(torch.tensor([[0, bad]]))
 
 
-def test_bigram_does_not_check_where_checking_would_wait():
-    """The meta device has no values to look at, so a check there would fail, as on a GPU it would wait."""
+def test_bigram_checks_ids_on_the_cpu_only():
+    """The meta device has no values, so a check would fail there; on a GPU it would wait for the result."""
     model = BigramLM(5).to("meta")
     assert model(torch.zeros(2, 3, dtype=torch.long, device="meta")).shape == (2, 3, 5)
 
@@ -200,12 +200,12 @@ def test_agrees_with_the_slow_version(order, length, V):
 
 
 def test_the_small_texts_cover_the_estimate_and_the_fallback():
-    """Otherwise the test above would compare less than it seems to."""
-    kinds = Counter()
+    """Otherwise the test above would cover only one of the two."""
+    cases = Counter()
     for length, V in SMALL_TEXTS:
         for k, d in SlowKneserNey(4, V, skewed_ids(length, V, seed=length)).discount.items():
-            kinds[k, d == [0.0, 0.5, 1.0, 1.5]] += 1
-    assert all(kinds[k, fallback] > 0 for k in (1, 2, 3, 4) for fallback in (True, False)), kinds
+            cases[k, d == [0.0, 0.5, 1.0, 1.5]] += 1
+    assert all(cases[k, fallback] > 0 for k in (1, 2, 3, 4) for fallback in (True, False)), cases
 
 
 def test_by_hand_on_a_text_of_five_tokens():
@@ -222,7 +222,7 @@ def test_by_hand_on_a_text_of_five_tokens():
     assert model.loss([0, 1, 2]) == pytest.approx(-(math.log(1 / 3) + math.log(2 / 3) + math.log(5 / 12)) / 3)
 
 
-def test_a_new_context_asks_for_tokens_with_many_left_neighbours():
+def test_a_new_context_favors_tokens_with_many_left_neighbors():
     """5 is the most frequent token and always follows 4; 0 is rarer and follows four different ones."""
     ids = [4, 5] * 20 + [1, 0, 2, 0, 3, 0, 5, 0]
     after_nothing = NGram(2, 6).fit(ids).probs([])
@@ -230,44 +230,44 @@ def test_a_new_context_asks_for_tokens_with_many_left_neighbours():
 
 
 @pytest.mark.parametrize("order", range(1, 8))
-def test_probabilities_sum_to_one(order, ladder, split):
+def test_probabilities_sum_to_one(order, models, split):
     V, train, validation = split
     source = np.random.default_rng(order)
     seen = [train[i : i + order] for i in source.integers(len(train) - order, size=20)]
     unseen = list(source.integers(V, size=(20, order + 2)))
     starts = [validation[:n] for n in range(order + 1)]
     for context in [*seen, *unseen, *starts]:
-        p = ladder[order - 1].probs(context)
+        p = models[order - 1].probs(context)
         assert p.shape == (V,) and p.min() >= 0
         assert p.sum().item() == pytest.approx(1, abs=1e-9)
 
 
 @pytest.mark.parametrize("order", range(1, 8))
-def test_loss_is_the_mean_over_probabilities(order, ladder, split):
+def test_loss_is_the_mean_over_probabilities(order, models, split):
     ids = split[2][:50]
-    one_by_one = [ladder[order - 1].probs(ids[:t])[ids[t]].log().item() for t in range(len(ids))]
-    assert ladder[order - 1].loss(ids) == pytest.approx(-np.mean(one_by_one), abs=1e-12)
+    one_by_one = [models[order - 1].probs(ids[:t])[ids[t]].log().item() for t in range(len(ids))]
+    assert models[order - 1].loss(ids) == pytest.approx(-np.mean(one_by_one), abs=1e-12)
 
 
-def test_only_the_last_tokens_of_a_context_count(ladder):
-    for order, model in enumerate(ladder, start=1):
+def test_only_the_last_tokens_of_a_context_count(models):
+    for order, model in enumerate(models, start=1):
         context = [20, 43, 50, 50, 53, 1, 58, 46]
         kept = context[len(context) - (order - 1) :]
         assert torch.equal(model.probs(context), model.probs(kept))
-    after_t, after_q = ladder[1].probs([46, 58]), ladder[1].probs([58, 46])
+    after_t, after_q = models[1].probs([46, 58]), models[1].probs([58, 46])
     assert not torch.equal(after_t, after_q)  # the last token, not the first
 
 
-def test_the_ladder_on_shakespeare(ladder, split):
-    losses = [model.loss(split[2]) for model in ladder]
+def test_losses_on_shakespeare(models, split):
+    losses = [model.loss(split[2]) for model in models]
     assert losses == sorted(losses, reverse=True)
     assert losses == pytest.approx(REFERENCE, abs=0.002)
 
 
-# --- NGram, what goes in
+# --- NGram, inputs
 
 
-def test_lists_arrays_and_tensors_are_the_same():
+def test_lists_arrays_and_tensors_give_the_same_losses():
     ids = skewed_ids(400, 200, seed=3)  # ids up to 199: a uint8 times V would overflow
     expected = NGram(3, 200).fit(ids).loss(ids)
     for same in (np.array(ids), np.array(ids, dtype=np.uint8), np.array(ids, dtype=np.uint16), torch.tensor(ids)):
@@ -276,7 +276,7 @@ def test_lists_arrays_and_tensors_are_the_same():
         assert torch.equal(model.probs(same[100:102]), model.probs(ids[100:102]))
 
 
-def test_fit_returns_the_model_and_starts_afresh():
+def test_fit_returns_the_model_and_forgets_earlier_counts():
     once, twice, ids = NGram(2, 3), NGram(2, 3).fit([2, 2, 2]), [0, 1, 0, 1, 2]
     assert once.fit(ids) is once
     assert torch.equal(twice.fit(ids).probs([0]), once.probs([0]))
@@ -303,6 +303,14 @@ def test_vocabularies_whose_n_grams_do_not_fit_in_63_bits(V, order):
         assert fast.loss(ids) == pytest.approx(slow.loss(ids), abs=1e-10)
 
 
+@pytest.mark.parametrize("order", [4, 5, 6])
+def test_unseen_contexts_of_a_large_vocabulary_stay_apart_from_seen_ones(order):
+    source = random.Random(0)
+    train, other = source.choices(range(4), k=40), source.choices(range(4), k=400)
+    fast, slow = NGram(order, 50_257).fit(train), SlowKneserNey(order, 50_257, train)
+    assert fast.loss(other) == pytest.approx(slow.loss(other), abs=1e-10)
+
+
 @pytest.mark.filterwarnings("error")
 def test_baselines_are_finite_when_the_validation_set_holds_a_new_token():
     plain, new = baselines([0, 1, 2, 0] * 9, [0, 1], 4), baselines([0, 1, 2, 0] * 9, [0, 3], 4)
@@ -319,7 +327,7 @@ def test_baselines_are_finite_when_the_validation_set_holds_a_new_token():
         ({"order": 2, "vocab_size": 5, "add_one": True}, "add_one needs order 1, and order is 2"),
     ],
 )
-def test_ngram_settings_that_make_no_sense(arguments, message):
+def test_invalid_settings_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         NGram(**arguments)
 
@@ -351,7 +359,7 @@ def test_ids_that_cannot_be_scored():
 
 
 @pytest.mark.parametrize("order", [1, 3])
-def test_fit_comes_first(order):
+def test_a_model_without_fit_is_refused(order):
     with pytest.raises(RuntimeError, match=r"counted nothing yet; call fit\(ids\) first"):
         NGram(order, 5).loss([0, 1])
     with pytest.raises(RuntimeError, match=r"counted nothing yet; call fit\(ids\) first"):

@@ -127,7 +127,12 @@ def rule_cell_metadata(nb):
 
 
 def rule_tags(nb):
-    return [f"tags {tags(cell)}" for cell in nb.cells if set(tags(cell)) - {IGNORED, RAISES}]
+    """A cell that only draws is folded: `source_hidden` for JupyterLab and VS Code, `hide-input` for Jupyter Book."""
+    folded = {cell.id: bool(cell.metadata.get("jupyter", {}).get("source_hidden")) for cell in nb.cells}
+    found = [f"tags {tags(cell)}" for cell in nb.cells if set(tags(cell)) - {IGNORED, RAISES, "hide-input"}]
+    return found + [
+        f"cell {cell.id} is half folded" for cell in nb.cells if folded[cell.id] != ("hide-input" in tags(cell))
+    ]
 
 
 def rule_short_cells(nb):

@@ -1,12 +1,12 @@
-"""How fast are byte pairs learned and applied? gptlib's plain Python beside `tokenizers` (Rust) and `tiktoken` (Rust).
+"""The speed of BPE training and encoding: gptlib's plain Python beside `tokenizers` (Rust) and `tiktoken` (Rust).
 
 `python tests/benchmarks/bpe.py` takes some minutes: training on all of Tiny Shakespeare, encoding all of it with
 GPT-2's merges, long runs of random letters, and then 100,000 random texts over all of Unicode, whose ids must be
-tiktoken's (the tests look at a tenth of them). One thread for each, and seconds of the processor are counted, so that
-other programs do not stretch them. All take turns; a ratio is that of two neighbouring measurements, and what is
-printed is the median and the middle half.
+tiktoken's (the tests look at a tenth of them). Each uses one thread, and CPU seconds are counted, which other processes
+do not change. All take turns, and a ratio is that of two neighboring measurements. What is printed is the median and
+the middle half.
 
-The limits that the course sets itself: training 4,096 tokens in 4 s, encoding at least as fast as `tokenizers`.
+The limits of the course: training 4,096 tokens in 4 s, and encoding at least as fast as `tokenizers`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 os.environ.update(TOKENIZERS_PARALLELISM="false", RAYON_NUM_THREADS="1")
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # the oracles of the tests
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the oracles of the tests
 
 import tiktoken
 import tokenizers
@@ -46,7 +46,7 @@ def huggingface_training(text: str, vocab_size: int) -> list[str]:
 
 
 def huggingface_gpt2(ours: BPETokenizer) -> tokenizers.Tokenizer:
-    """With the same merges, and nothing remembered."""
+    """With the same merges, and an empty cache."""
     tokens = [written(token) for token in ours.vocabulary]
     return huggingface(
         {token: i for i, token in enumerate(tokens[:-1])},
@@ -61,7 +61,7 @@ def seconds(call) -> float:
 
 
 def fresh_seconds(ours: BPETokenizer, text: str) -> float:
-    """With no piece remembered from before."""
+    """With an empty cache."""
     ours._cache.clear()
     return seconds(lambda: ours.encode(text))
 
@@ -71,8 +71,8 @@ def fresh_huggingface(ours: BPETokenizer, text: str) -> float:
     return seconds(lambda: theirs.encode(text))
 
 
-def fresh_huggingface_without_places(ours: BPETokenizer, text: str) -> float:
-    """Of each token only the id, and not where in the text it stands: their quickest way."""
+def fresh_huggingface_ids_only(ours: BPETokenizer, text: str) -> float:
+    """Ids without their positions in the text: their fastest method."""
     theirs = huggingface_gpt2(ours)
     return seconds(lambda: theirs.encode_batch_fast([text]))
 
@@ -113,9 +113,9 @@ def compare_encoding(text: str, ours: BPETokenizer, tik: tiktoken.Encoding, roun
     times = take_turns(
         {
             "gptlib": lambda: fresh_seconds(ours, text),
-            "gptlib, pieces remembered": lambda: seconds(lambda: ours.encode(text)),  # filled by the line above
+            "gptlib, cached": lambda: seconds(lambda: ours.encode(text)),  # filled by the line above
             "tokenizers": lambda: fresh_huggingface(ours, text),
-            "tokenizers, ids alone": lambda: fresh_huggingface_without_places(ours, text),
+            "tokenizers, ids alone": lambda: fresh_huggingface_ids_only(ours, text),
             "tiktoken": lambda: seconds(lambda: tik.encode_ordinary(text)),
         },
         rounds,
@@ -127,7 +127,7 @@ def compare_encoding(text: str, ours: BPETokenizer, tik: tiktoken.Encoding, roun
 
 
 def compare_runs(ours: BPETokenizer, tik: tiktoken.Encoding, rounds: int) -> None:
-    """One piece without an end: what is quadratic in its length shows here."""
+    """One very long pre-token, which shows a time that is quadratic in the length."""
     draw, before = random.Random(0), {}
     for n in (2_000, 20_000, 200_000):
         text = "".join(draw.choices(LETTERS, k=n))
