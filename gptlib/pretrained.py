@@ -8,6 +8,7 @@ import json
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +26,7 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json", "merges.txt", "vo
 FIRST_EDITION = {"positions", "qkv", "project", "widen", "narrow", "norm", "head"}  # names in its files
 
 
-def load(source: str | Path) -> tuple[GPT, Tokenizer | None]:
+def load(source: str | Path) -> tuple[GPT, Any]:
     """The model (float32, on the CPU, in evaluation mode) and the tokenizer of `source`.
 
     `source` is "shakespeare-gpt", "shakespeare-gpt2", a folder that `save` wrote, a folder with a GPT-2 in the Hugging
