@@ -7,6 +7,8 @@ vocabulary; a BPETokenizer has files of its own). `load` reads such a folder, an
 import json
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,7 +26,7 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json", "merges.txt", "vo
 FIRST_EDITION = {"positions", "qkv", "project", "widen", "narrow", "norm", "head"}  # names in its files
 
 
-def load(source: str | Path) -> tuple[GPT, Tokenizer | None]:
+def load(source: str | Path) -> tuple[GPT, Any]:
     """The model (float32, on the CPU, in evaluation mode) and the tokenizer of `source`.
 
     `source` is "shakespeare-gpt", "shakespeare-gpt2", a folder that `save` wrote, a folder with a GPT-2 in the Hugging
@@ -32,15 +34,13 @@ def load(source: str | Path) -> tuple[GPT, Tokenizer | None]:
     are downloaded once. Raises FileNotFoundError, ConnectionError when a download fails, and ValueError when files are
     damaged, do not belong together, or describe a model that GPT cannot represent.
     """
-    folder, size = Path(source), str(source).removeprefix("gpt2-")
+    size = source.removeprefix("gpt2-") if isinstance(source, str) else ""
     tokenizer: Tokenizer | None
     if size in gpt2.SIZES and size != source:
         config, tokenizer = gpt2.SIZES[size].config, BPETokenizer.gpt2()
         return read_model(gpt2.download(size), config, tokenizer, gpt2.hf_names(config.n_layer)), tokenizer
-    if source in SHIPPED:
-        folder = data_dir() / source
-    elif folder.name in FILES and folder.is_file():
-        folder = folder.parent
+    folder = data_dir() / source if source in SHIPPED else Path(source)
+    folder = folder.parent if folder.name in FILES and folder.is_file() else folder
     for name in FILES[:2]:
         if not (folder / name).is_file():
             raise FileNotFoundError(
@@ -136,7 +136,9 @@ def write(model: GPT, tokenizer: Tokenizer | None, folder: Path, contents: dict,
     files = {"model.safetensors": to_bytes(weights, metadata={"format": "pt"})}  # first, since it needs the most room
     for name, content in contents.items():
         files[name] = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
+    if isinstance(tokenizer, BPETokenizer):
+        with TemporaryDirectory() as scratch:  # it may refuse to be saved
+            tokenizer.save(Path(scratch, "merges.txt"))
+            files |= {file.name: file.read_bytes() for file in Path(scratch).iterdir()}
     for name, data in files.items():
         atomic_write(folder / name, partial(Path.write_bytes, data=data))
-    if isinstance(tokenizer, BPETokenizer):
-        tokenizer.save(folder / "merges.txt")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ def test_merges_that_are_missing_damaged_or_another_models(with_merges):
     lines = (folder / "merges.txt").read_bytes().splitlines(keepends=True)
     for damaged in (lines[:1] + lines[2:], [lines[0], *lines[:0:-1]], [line[:-2] for line in lines], []):
         (folder / "merges.txt").write_bytes(b"".join(damaged))
-        with pytest.raises(ValueError, match="bpe cannot be loaded"):
+        with pytest.raises(ValueError, match="bpe cannot be loaded "):
             pretrained.load(folder)
     BPETokenizer([(b"t", b"h")]).save(folder / "merges.txt")
     with pytest.raises(ValueError, match="the tokenizer has 258 tokens, the model 261"):
@@ -296,6 +297,20 @@ def test_a_file_that_cannot_be_replaced_is_found_before_anything_is_written(mode
     with pytest.raises(IsADirectoryError, match="tokenizer.json is a folder"):
         pretrained.save(model, LETTERS, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_a_tokenizer_that_cannot_be_saved_is_found_before_anything_is_written(tmp_path):
+    tokenizer = BPETokenizer([(b"t", b"h")], ["th"])  # written like the merged token
+    with pytest.raises(ValueError, match="special token is .* like another"):
+        pretrained.save(GPT(GPTConfig(tokenizer.vocab_size, 8, 1, 1, 4)), tokenizer, tmp_path / "mine")
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
+def test_a_path_object_is_a_path_never_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("124M", "gpt2-124M", "shakespeare-gpt"):
+        with pytest.raises(FileNotFoundError, match=f"no config.json in {name}: "):
+            pretrained.load(Path(name))
 
 
 def test_the_folder_itself_stays(model, tmp_path, monkeypatch, idx):

@@ -1,7 +1,7 @@
 """How much memory does loading GPT-2 take? `pretrained.load` beside transformers' `from_pretrained`, and the naive way.
 
-`python tests/benchmarks/loading.py` writes GPT-2's 124M shape with random weights in the Hugging Face layout, and loads it
-in each way, each time in a process of its own: the peak is what the operating system says that the process held at
+`python tests/benchmarks/loading.py` writes GPT-2's 124M shape with random weights in the Hugging Face layout, and loads
+it in each way, each time in a process of its own: the peak is what the operating system says that the process held at
 most. `--size small` tries it in seconds. The naive way draws a whole model, reads the whole file, and copies.
 
 The limit that the course sets itself: a whole process with PyTorch, at most 1.2 times the weights and 300 MB.
