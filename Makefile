@@ -9,6 +9,9 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.set-up-$(shell { pwd; cat pyproject.toml constraints.txt; } | cksum | cut -d ' ' -f 1)
 WORKERS ?= 2
 
+# A file's tests, and so a notebook's cells, stay together in one process; files begin in the order of conftest.py.
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 # PyTorch's threads spin while they wait, which makes training several times slower beside another busy program.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -47,11 +50,10 @@ lint: $(STAMP)
 	@$(PY) -m tools.execute --check
 
 quick: $(STAMP)
-	@$(PY) -m pytest -q -n $(WORKERS) --dist loadfile $(QUICK) $(PYTEST_FLAGS)
+	@$(PY) -m pytest -q $(PARALLEL) $(QUICK) $(PYTEST_FLAGS)
 
-# A file's tests, and so a notebook's cells, stay together in one process.
 test: $(STAMP)
-	@$(PY) -m pytest --nbval -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
+	@$(PY) -m pytest --nbval $(PARALLEL) $(PYTEST_FLAGS)
 
 fix: $(STAMP)
 	@$(PY) -m ruff check --fix .

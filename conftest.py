@@ -1,7 +1,10 @@
 """For every run of pytest: no network, no window on the screen, and at the end the time that each notebook took."""
 
 import os
+import re
 from collections import Counter
+from functools import cache
+from pathlib import Path
 
 # Before PyTorch is loaded: small models gain nothing from a second thread, and a waiting thread should sleep, not spin.
 # The kernels of the notebooks inherit both.
@@ -18,6 +21,18 @@ os.environ.pop("MPLBACKEND", None)  # for the kernels of the notebooks, which dr
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRANSFORMERS_OFFLINE="1")
 os.environ.update(dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"))
 os.environ.update(dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1"))
+
+
+@cache
+def minutes(path: Path) -> int:
+    """How long a notebook says that it runs; 0 for anything else."""
+    stated = re.search(r"the cells take .{0,20}?(\d+) minute", path.read_text(encoding="utf-8"))
+    return int(stated[1]) if path.suffix == ".ipynb" and stated else 0
+
+
+def pytest_collection_modifyitems(items):
+    """The longest notebooks first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: -minutes(item.path))
 
 
 def pytest_terminal_summary(terminalreporter):
