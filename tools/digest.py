@@ -1,11 +1,13 @@
 """Which code, data and libraries the stored outputs of a notebook depend on, as one checksum.
 
-The rule. A notebook reaches a module of gptlib when it uses its name (`gptlib.model`, or `plot` after `from gptlib
-import plot`) or a name that `gptlib/__init__.py` imports from it (`gptlib.GPT`). From there, every import is
-followed. What cannot be resolved (a bare `gptlib`, an alias, a star) reaches every module. Of each reached module the
-syntax tree counts, without docstrings; comments are not in it. A file of data/ counts when its name, or the name of
-its folder, occurs in a string of the notebook or of a reached module. The set-up cell and the exercises' checks do
-not count: no stored output depends on them.
+The rule. A notebook reaches a module of gptlib when it uses its name (`gptlib.model`, or `plot` after
+`from gptlib import plot`) or a name that `gptlib/__init__.py` imports from it (`gptlib.GPT`). From there, every import
+is followed. What cannot be resolved (a bare `gptlib`, an alias, a star, a cell that is no Python) reaches every module.
+A package inside gptlib is one module with all its files. Of each module that is reached, the syntax tree counts without
+docstrings, so comments do not count either. The data and the versions of the libraries that compute and draw count for
+every notebook. The set-up cell and the exercises' checks do not count: no stored output depends on them.
+
+Importing a module must therefore change no output by itself: what only `gptlib/__init__.py` imports is not followed.
 """
 
 import ast
@@ -86,7 +88,7 @@ class Package:
                     names = [
                         a.name for a in node.names if not only_used or a.name == "*" or (a.asname or a.name) in used
                     ]
-                    if node.level and len(self.files.get(name, [])) > 1:
+                    if node.level == 1 and len(self.files.get(name, [])) > 1:
                         continue  # within a package: all of its files count anyway
                     found |= self.resolve(part) if part and names else set().union(*map(self.resolve, names))
         if any(isinstance(n, ast.Name) and n.id == "gptlib" and id(n) not in bases for n in ast.walk(tree)):
@@ -103,13 +105,10 @@ class Package:
             new = set().union(*(self.named(tree, name=name) for name, tree in trees)) - found
         return found
 
-    def data(self, trees: list[ast.AST]) -> list[Path]:
-        """The files of data/ that are named in a string of `trees`."""
-        nodes = [node for tree in trees for node in ast.walk(tree)]
-        text = "\n".join(n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str))
-        folder = self.root / "data"
-        paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix not in (".md", ".py")]
-        return [p for p in paths if p.relative_to(folder).parts[0].partition(".")[0] in text]
+    def data(self) -> list[Path]:
+        """The files of data/, without pages and the scripts that made them."""
+        paths = sorted((self.root / "data").rglob("*"))
+        return [path for path in paths if path.is_file() and path.suffix not in (".md", ".py", ".pyc")]
 
 
 def code_of(nb) -> ast.AST:
@@ -120,8 +119,8 @@ def code_of(nb) -> ast.AST:
     for cell in lines:
         try:
             body += ast.parse(cell).body
-        except SyntaxError:  # a cell that shows one
-            continue
+        except SyntaxError:  # not Python: what it uses is unknown
+            body += ast.parse("gptlib").body
     return ast.Module(body=body, type_ignores=[])
 
 
@@ -131,14 +130,12 @@ def digest(nb, package: Package) -> str:
     found = hashlib.sha256(
         json.dumps([[cell.source, sorted(cell.metadata.get("tags", []))] for cell in cells]).encode()
     )
-    tree = code_of(nb)
-    names = sorted(package.reached(tree))
-    for name in names:
+    for name in sorted(package.reached(code_of(nb))):
         found.update(name.encode() + "".join(map(canonical, package.trees[name])).encode())
         for path in package.files[name]:
             if path.suffix != ".py":
                 found.update(path.name.encode() + path.read_bytes())
-    for path in package.data([tree, *(t for name in names for t in package.trees[name])]):
+    for path in package.data():
         found.update(path.relative_to(package.root).as_posix().encode() + path.read_bytes())
     for library in LIBRARIES:
         found.update(f"{library} {version(library).partition('+')[0]}".encode())  # CPU and CUDA builds count as one

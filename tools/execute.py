@@ -2,6 +2,7 @@
 
     python -m tools.execute [--fresh] [notebook ...]     run and store
     python -m tools.execute --check                      run nothing, say which stored outputs belong to other code
+    python -m tools.execute --adopt [notebook ...]       run nothing, say that the stored outputs belong to this code
 
 Timings and training come out differently on every run. Their cells carry the tag `nbval-ignore-output`, and keep the
 outputs that are stored while the notebook's digest stays the same (tools/digest.py). A picture is kept by the same
@@ -152,13 +153,31 @@ def execute(path: Path, package: Package, fresh: bool = False) -> list[str]:
     if found := faults(nb):
         return found
 
+    if store(path, nb):
+        print("  stored afresh", flush=True)
+    return []
+
+
+def store(path: Path, nb) -> bool:
+    """Write the notebook where it differs, atomically; True when it did."""
     nbformat.validate(nb)
     text = nbformat.writes(nb).rstrip("\n") + "\n"
-    if text != path.read_bytes().decode("utf-8"):
-        new = path.with_suffix(".tmp")  # replaced atomically
-        new.write_bytes(text.encode("utf-8"))
-        os.replace(new, path)
-        print("  stored afresh", flush=True)
+    if text == path.read_bytes().decode("utf-8"):
+        return False
+    new = path.with_suffix(".tmp")
+    new.write_bytes(text.encode("utf-8"))
+    os.replace(new, path)
+    return True
+
+
+def adopt(path: Path, package: Package) -> list[str]:
+    """Store the digest of the code as it is beside the outputs as they are; refused for a notebook that was not run."""
+    nb = read(path)
+    if not all(cell.execution_count for cell in code_cells(nb)):
+        return ["it has cells that were never run: make notebooks"]
+    nb.metadata["gptlib"] = {"digest": digest(nb, package)}
+    if store(path, nb):
+        print(f"{path.name}: adopted", flush=True)
     return []
 
 
@@ -172,8 +191,15 @@ def check(path: Path, package: Package) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("notebooks", nargs="*", type=Path, help="all of notebooks/ when none is named")
-    parser.add_argument("--fresh", action="store_true", help="keep no stored output")
-    parser.add_argument("--check", action="store_true", help="run nothing")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--fresh", action="store_true", help="keep no stored output")
+    how.add_argument("--check", action="store_true", help="run nothing, name the notebooks with outputs of other code")
+    how.add_argument(
+        "--adopt",
+        action="store_true",
+        help="run nothing, store the new digests: only for a change that provably cannot change an output, "
+        "such as a renamed local variable; when in doubt, run the notebooks",
+    )
     args = parser.parse_args()
     paths = [path.resolve() for path in args.notebooks] or sorted((ROOT / "notebooks").glob("*.ipynb"))
     if not paths:
@@ -187,7 +213,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as profile:
         os.environ["IPYTHONDIR"] = profile  # nobody's own start-up files
         for path in paths:
-            for fault in check(path, package) if args.check else execute(path, package, args.fresh):
+            if args.check or args.adopt:
+                found = check(path, package) if args.check else adopt(path, package)
+            else:
+                found = execute(path, package, args.fresh)
+            for fault in found:
                 failed = True
                 print(f"{path.name}: {fault}", file=sys.stderr, flush=True)
     sys.exit(failed)

@@ -1,13 +1,19 @@
-# Set-up, the same in every notebook. Colab starts without the course: there, the cell fetches and installs it.
-import os, subprocess, sys
+# Set-up, the same in every notebook. Colab starts empty: there, fetch the course and install its package.
+import os
+import subprocess
+import sys
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads sleep and leave the CPU to other programs
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep, so a busy computer slows PyTorch less
 if "google.colab" in sys.modules and not os.path.isdir("../gptlib"):
     address = os.environ.get("COURSE_ADDRESS", "https://github.com/gpt-course/gpt-course")
-    fetch = f"(test -d course || git clone --depth 1 {address} course) && {sys.executable} -m pip install -q --no-deps ./course"
-    failed, reason = subprocess.getstatusoutput(fetch)
-    assert not failed, f"Fetching the course failed. Run this cell again in a minute. The reason:\n{reason}"
-    os.chdir("course/notebooks")
+    course = os.path.basename(address)
+    steps = [] if os.path.isdir(course) else [["git", "clone", "--depth", "1", address, course]]
+    steps += [[sys.executable, "-m", "pip", "install", "-q", "--no-deps", "./" + course]]
+    for step in steps:
+        done = subprocess.run(step, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(" ".join(step) + " failed. Run this cell again in a minute. The reason:\n" + done.stderr)
+    os.chdir(course + "/notebooks")
 
 import matplotlib.pyplot as plt
 import torch
