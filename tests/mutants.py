@@ -243,10 +243,11 @@ def main() -> int:
             shutil.copy(ROOT / name, folder)
         texts = {file: (folder / "gptlib" / file).read_text(encoding="utf-8") for file, *_ in chosen}
         mutants = [(file, name, edited(texts[file], old, new, name, file)) for file, old, new, name in chosen]
-        for file in texts:
-            if failed := first_failure(folder, file):
-                raise SystemExit(f"{file}: this fails without any fault: {failed}")
+        sound = set()
         for file, name, mutant in mutants:
+            if file not in sound and (failed := first_failure(folder, file)):
+                raise SystemExit(f"{file}: this fails without any fault: {failed}")
+            sound.add(file)
             (folder / "gptlib" / file).write_text(mutant, encoding="utf-8")
             failed = first_failure(folder, file)
             (folder / "gptlib" / file).write_text(texts[file], encoding="utf-8")
