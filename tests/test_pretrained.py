@@ -83,7 +83,7 @@ def test_merges_that_are_missing_damaged_or_another_models(with_merges):
     tokenizer.save(folder / "merges.txt")
     pretrained.load(folder)
     (folder / "merges.txt").unlink()
-    with pytest.raises(FileNotFoundError, match="no file of merges at .*bpe/merges.txt"):
+    with pytest.raises(FileNotFoundError, match="bpe/merges.txt"):
         pretrained.load(folder)
 
 
