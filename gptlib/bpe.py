@@ -171,7 +171,10 @@ class BPETokenizer:
     @classmethod
     def load(cls, path: str | Path, special_tokens: Iterable[str] | None = None) -> "BPETokenizer":
         """Read what `save` wrote; merges without a `vocab.json` need `special_tokens`, unless they are GPT-2's own."""
-        path, content = Path(path), Path(path).read_bytes()
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no file of merges at {path}: pass the path of one that `save` wrote")
+        content = path.read_bytes()
         merges, vocab = read_merges(content), path.with_name("vocab.json")
         if special_tokens is None and hashlib.sha256(content).hexdigest() == GPT2_MERGES[1]:
             special_tokens = (END_OF_TEXT,)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gptlib.bpe import END_OF_TEXT, BPETokenizer
-from gptlib.model import GPT, GPTConfig
+from gptlib.model import GPTConfig
 
 
 class Release(NamedTuple):
@@ -109,14 +109,8 @@ def download(size: str) -> Path:
     return Path(file)
 
 
-def save(model: GPT, folder: str | Path, tokenizer: BPETokenizer | None = None) -> None:
-    """Write `model`, and `tokenizer` if given, in the Hugging Face layout, for `transformers` and `pretrained.load`.
-
-    Raises ValueError for another position encoding than a learned one, and what `pretrained.save` raises.
-    """
-    from gptlib.pretrained import write  # which imports this module
-
-    c = model.config
+def hf_files(c: GPTConfig, tokenizer: BPETokenizer | None) -> dict[str, dict]:
+    """The JSON files beside the parameters; raises ValueError for position encodings that GPT-2 does not have."""
     if c.position_encoding != "learned":
         raise ValueError(f"GPT-2's layout has learned positions, this model {c.position_encoding}: use pretrained.save")
     special = tokenizer.special_tokens if tokenizer else (END_OF_TEXT,) if c.vocab_size == 50257 else ()
@@ -132,7 +126,4 @@ def save(model: GPT, folder: str | Path, tokenizer: BPETokenizer | None = None) 
         "bos_token": token, "eos_token": token, "unk_token": token,
         "additional_special_tokens": [name for name in special if name != END_OF_TEXT],
     }  # fmt: skip
-    contents = {"config.json": config} | ({"tokenizer_config.json": tokens} if tokenizer else {})
-    write(model, tokenizer, Path(folder), contents, hf_names(c.n_layer))
-    for name in ("tokenizer.json", "special_tokens_map.json", "added_tokens.json") if tokenizer else ():
-        (Path(folder) / name).unlink(missing_ok=True)  # transformers would read these of an earlier tokenizer
+    return {"config.json": config} | ({"tokenizer_config.json": tokens} if tokenizer else {})

@@ -118,6 +118,13 @@ def save(model: GPT, tokenizer: Tokenizer, folder: str | Path) -> None:
     write(model, tokenizer, Path(folder), {"config.json": vars(model.config), "tokenizer.json": kind}, {})
 
 
+def save_gpt2(model: GPT, folder: str | Path, tokenizer: BPETokenizer | None = None) -> None:
+    """Like `save`, in the Hugging Face layout of GPT-2, which `transformers` reads too."""
+    write(model, tokenizer, Path(folder), gpt2.hf_files(model.config, tokenizer), gpt2.hf_names(model.config.n_layer))
+    for name in ("tokenizer.json", "special_tokens_map.json", "added_tokens.json") if tokenizer else ():
+        (Path(folder) / name).unlink(missing_ok=True)  # transformers would read these of an earlier tokenizer
+
+
 def write(model: GPT, tokenizer: Tokenizer | None, folder: Path, contents: dict, names: dict[str, str]) -> None:
     """Check all, then write the parameters under `names`, JSON files with these `contents`, and the tokenizer's own."""
     weights = {}

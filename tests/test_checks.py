@@ -89,8 +89,7 @@ def test_blank_bodies_are_not_tried():
         """What it should do."""
         ...
 
-    def with_default(x, y=3):
-        ...
+    def with_default(x, y=3): ...
 
     class Layer(nn.Module):
         def __init__(self):

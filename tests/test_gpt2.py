@@ -443,7 +443,7 @@ def ours():
 
 
 def test_it_comes_back(ours, tmp_path):
-    gpt2.save(ours, tmp_path / "gpt2")
+    pretrained.save_gpt2(ours, tmp_path / "gpt2")
     found = load(tmp_path / "gpt2")
     assert found.config == TINY
     for name, tensor in ours.state_dict().items():
@@ -452,7 +452,7 @@ def test_it_comes_back(ours, tmp_path):
 
 
 def test_transformers_opens_it(ours, tmp_path, text):
-    gpt2.save(ours, tmp_path / "gpt2")
+    pretrained.save_gpt2(ours, tmp_path / "gpt2")
     names = set(load_file(tmp_path / "gpt2" / "model.safetensors"))
     assert names == set(hf_names(TINY.n_layer).values())
     with safe_open(tmp_path / "gpt2" / "model.safetensors", framework="pt") as file:
@@ -466,7 +466,7 @@ def test_transformers_opens_it(ours, tmp_path, text):
 
 
 def test_their_model_through_ours_is_theirs_again(theirs, folder, tmp_path, text):
-    gpt2.save(load(folder), tmp_path / "again")
+    pretrained.save_gpt2(load(folder), tmp_path / "again")
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again", attn_implementation="eager")
     assert torch.equal(again.eval()(text).logits, theirs(text).logits)
     kept = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd", "resid_pdrop", "activation_function")
@@ -475,21 +475,21 @@ def test_their_model_through_ours_is_theirs_again(theirs, folder, tmp_path, text
 
 
 def test_dropout_is_written(tmp_path):
-    gpt2.save(GPT(GPTConfig(**{**vars(TINY), "dropout": 0.3})), tmp_path / "gpt2")
+    pretrained.save_gpt2(GPT(GPTConfig(**{**vars(TINY), "dropout": 0.3})), tmp_path / "gpt2")
     config = transformers.AutoConfig.from_pretrained(tmp_path / "gpt2")
     assert config.resid_pdrop == config.embd_pdrop == config.attn_pdrop == 0.3
     assert load(tmp_path / "gpt2").config.dropout == 0.3
 
 
 def test_a_model_in_double_precision_is_written_in_float32(ours, tmp_path):
-    gpt2.save(ours.double(), tmp_path / "gpt2")
+    pretrained.save_gpt2(ours.double(), tmp_path / "gpt2")
     stored = load_file(tmp_path / "gpt2" / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
     assert ours.lm_head.weight.dtype == torch.float64, "the model itself stays"
 
 
 def test_gpt2s_own_vocabulary_has_its_end(tmp_path):
-    gpt2.save(GPT(GPTConfig(50257, 8, 1, 1, 2)), tmp_path / "gpt2")
+    pretrained.save_gpt2(GPT(GPTConfig(50257, 8, 1, 1, 2)), tmp_path / "gpt2")
     config = transformers.AutoConfig.from_pretrained(tmp_path / "gpt2")
     assert config.bos_token_id == config.eos_token_id == 50256
 
@@ -497,7 +497,7 @@ def test_gpt2s_own_vocabulary_has_its_end(tmp_path):
 @pytest.mark.parametrize("special", [(), ("<|endoftext|>",), ("<|a b|>", "<|endoftext|>", "<|user|>")], ids=len)
 def test_transformers_opens_the_tokenizer(special, tmp_path):
     tokenizer = BPETokenizer(MERGES, special)
-    gpt2.save(GPT(GPTConfig(tokenizer.vocab_size, 128, 1, 1, 8)), tmp_path / "gpt2", tokenizer)
+    pretrained.save_gpt2(GPT(GPTConfig(tokenizer.vocab_size, 128, 1, 1, 8)), tmp_path / "gpt2", tokenizer)
     opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "gpt2")
     config = transformers.AutoConfig.from_pretrained(tmp_path / "gpt2")
     text = "the hat — é\n\n the  \ttheme\x00" + "".join(f"the{name} the" for name in special)
@@ -512,7 +512,7 @@ def test_transformers_opens_the_tokenizer(special, tmp_path):
 
 def test_gpt2s_own_tokenizer_comes_along(tmp_path):
     tokenizer = BPETokenizer.gpt2()
-    gpt2.save(GPT(GPTConfig(50257, 8, 1, 1, 2)), tmp_path / "gpt2", tokenizer)
+    pretrained.save_gpt2(GPT(GPTConfig(50257, 8, 1, 1, 2)), tmp_path / "gpt2", tokenizer)
     opened = transformers.AutoTokenizer.from_pretrained(tmp_path / "gpt2")
     text = "Hello, I'm a language model, naïve — 東京 1603.\n\n  x"
     assert opened.encode(text) == tokenizer.encode(text) and opened.eos_token_id == 50256
@@ -526,9 +526,9 @@ def test_other_files_stay_and_those_of_an_earlier_tokenizer_do_not(theirs, tmp_p
     (folder / "old" / "model.safetensors").write_text("kept")
     (folder / "tokenizer.json").write_text("{}")
     model = stir(GPT(GPTConfig(tokenizer.vocab_size, 16, 1, 1, 8)))
-    gpt2.save(model, folder)
+    pretrained.save_gpt2(model, folder)
     assert (folder / "tokenizer.json").is_file()
-    gpt2.save(model, folder, tokenizer)
+    pretrained.save_gpt2(model, folder, tokenizer)
     left = {path.name for path in folder.iterdir() if not path.name.startswith("model-")}
     assert left - {"generation_config.json", "model.safetensors.index.json"} == set(
         "README.md config.json merges.txt model.safetensors old tokenizer_config.json vocab.json".split()
@@ -556,7 +556,7 @@ def test_merges_of_another_model(folder):
 def test_the_model_of_the_course_comes_out_of_save_as_it_is_shipped(tmp_path):
     """Byte for byte: the shipped folder is what `save` writes, and nothing is lost in between."""
     model, tokenizer = pretrained.load("shakespeare-gpt2")
-    gpt2.save(model, tmp_path / "again", tokenizer)
+    pretrained.save_gpt2(model, tmp_path / "again", tokenizer)
     for path in (tmp_path / "again").iterdir():
         shipped = data_dir() / "shakespeare-gpt2" / path.name
         if path.name == "vocab.json":  # written by the tokenizer: the same ids, perhaps with other white space
@@ -566,27 +566,27 @@ def test_the_model_of_the_course_comes_out_of_save_as_it_is_shipped(tmp_path):
 
 
 def test_a_compiled_model_is_saved_as_a_plain_one(ours, tmp_path, text):
-    gpt2.save(ours, tmp_path / "plain")
-    gpt2.save(torch.compile(ours, backend="eager"), tmp_path / "whole")
+    pretrained.save_gpt2(ours, tmp_path / "plain")
+    pretrained.save_gpt2(torch.compile(ours, backend="eager"), tmp_path / "whole")
     ours.blocks[1] = torch.compile(ours.blocks[1], backend="eager")
-    gpt2.save(ours, tmp_path / "part")
+    pretrained.save_gpt2(ours, tmp_path / "part")
     for name in ("whole", "part"):
         for path in (tmp_path / "plain").iterdir():
             assert (tmp_path / name / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_full_disk_leaves_the_old_model(ours, tmp_path):
-    gpt2.save(ours, tmp_path / "gpt2")
+    pretrained.save_gpt2(ours, tmp_path / "gpt2")
     before = {path.name: path.read_bytes() for path in (tmp_path / "gpt2").iterdir()}
     with pytest.raises(OSError, match="model.safetensors could not be written and is unchanged"), full_disk():
-        gpt2.save(stir(GPT(TINY)), tmp_path / "gpt2")
+        pretrained.save_gpt2(stir(GPT(TINY)), tmp_path / "gpt2")
     assert {path.name: path.read_bytes() for path in (tmp_path / "gpt2").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["gpt2"]
 
 
 def test_a_full_disk_leaves_no_file_where_none_was(ours, tmp_path):
     with pytest.raises(OSError, match="model.safetensors could not be written"), full_disk():
-        gpt2.save(ours, tmp_path / "gpt2")
+        pretrained.save_gpt2(ours, tmp_path / "gpt2")
     assert list((tmp_path / "gpt2").iterdir()) == []
 
 
@@ -594,29 +594,29 @@ def test_a_full_disk_leaves_no_file_where_none_was(ours, tmp_path):
 def test_positions_that_gpt2_does_not_have(positions, tmp_path):
     model = GPT(GPTConfig(31, 8, 1, 1, 8, position_encoding=positions))
     with pytest.raises(ValueError, match=f"GPT-2's layout has learned positions, this model {positions}: use"):
-        gpt2.save(model, tmp_path / "gpt2")
+        pretrained.save_gpt2(model, tmp_path / "gpt2")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_tokenizer_of_another_model(ours, tmp_path):
     with pytest.raises(ValueError, match="the tokenizer has 260 tokens, the model 31: use its own"):
-        gpt2.save(ours, tmp_path / "gpt2", BPETokenizer(MERGES))
+        pretrained.save_gpt2(ours, tmp_path / "gpt2", BPETokenizer(MERGES))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_with_other_parameters_than_its_configuration_says(ours, tmp_path):
     ours.final_norm = nn.RMSNorm(TINY.n_embd)
     with pytest.raises(ValueError, match=r"ln_f.bias is missing, but the configuration asks for \(24,\)"):
-        gpt2.save(ours, tmp_path / "gpt2")
+        pretrained.save_gpt2(ours, tmp_path / "gpt2")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_paths_where_no_folder_can_be(ours, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere to write gpt2 into: create it first"):
-        gpt2.save(ours, tmp_path / "nowhere" / "gpt2")
+        pretrained.save_gpt2(ours, tmp_path / "nowhere" / "gpt2")
     (tmp_path / "gpt2").write_text("precious")
     with pytest.raises(FileExistsError, match="gpt2"):
-        gpt2.save(ours, tmp_path / "gpt2")
+        pretrained.save_gpt2(ours, tmp_path / "gpt2")
     assert (tmp_path / "gpt2").read_text() == "precious"
 
 

@@ -95,7 +95,7 @@ def test_a_folder_takes_each_kind_of_model_in_turn(with_merges, model, idx):
         found, letters = pretrained.load(folder)
         assert torch.equal(found(idx), model(idx)) and letters.vocabulary == LETTERS.vocabulary
         other = stir(GPT(GPTConfig(tokenizer.vocab_size, 8, 1, 1, 4)))
-        gpt2.save(other, folder, tokenizer)
+        pretrained.save_gpt2(other, folder, tokenizer)
         found, pairs = pretrained.load(folder)
         assert torch.equal(found.lm_head.weight, other.lm_head.weight) and pairs.vocabulary == tokenizer.vocabulary
         pretrained.save(other, tokenizer, folder)
@@ -401,5 +401,5 @@ def test_a_head_of_its_own_is_not_lost(model, tmp_path):
     with pytest.raises(ValueError, match="lm_head is not tied: set model.lm_head.weight"):
         pretrained.save(model, LETTERS, tmp_path / "untied")
     with pytest.raises(ValueError, match="lm_head is not tied: set model.lm_head.weight"):
-        gpt2.save(model, tmp_path / "untied")
+        pretrained.save_gpt2(model, tmp_path / "untied")
     assert not list(tmp_path.iterdir())

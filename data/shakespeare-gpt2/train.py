@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import gptlib
-from gptlib import checkpoint, gpt2, live
+from gptlib import checkpoint, live, pretrained
 
 CHECKPOINT = Path("shakespeare-gpt2.checkpoint")
 HELD_OUT = 30_000  # characters of the training set, evaluated during training instead of the validation set
@@ -54,7 +54,7 @@ history = gptlib.train(
     mixed_precision=True,
     on_step=on_step,
 )
-gpt2.save(model, Path(__file__).parent, tokenizer)
+pretrained.save_gpt2(model, Path(__file__).parent, tokenizer)
 
 
 def nats_per_character(ids: torch.Tensor, text: str) -> float:

@@ -20,12 +20,12 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_PROGRESS_BARS="1", TRANSFOR
 # Each part is a program of its own. This one imports nothing large: on Linux a process counts what its parent held.
 WRITE = """
 import sys, torch, transformers
-from gptlib import gpt2
+from gptlib import pretrained
 from gptlib.model import GPT, GPTConfig
 torch.manual_seed(0)
 small = GPTConfig(vocab_size=500, context_length=128, n_layer=4, n_head=4, n_embd=256)
 model = GPT(gpt2.SIZES[sys.argv[2]].config if sys.argv[2] in gpt2.SIZES else small)
-gpt2.save(model, sys.argv[1])
+pretrained.save_gpt2(model, sys.argv[1])
 print(torch.__version__, transformers.__version__, torch.get_num_threads())
 print(sum(parameter.numel() for parameter in model.parameters()))
 """
