@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # The tests of a module are its doctests, tests/test_<module>.py, and those of these modules.
 MORE_TESTS = {
-    "attention": ["cache", "model", "probe"],
+    "attention": ["cache", "model", "positions", "probe"],
     "gpt2": ["pretrained"],
     "model": ["cache"],
     "positions": ["model"],

@@ -67,7 +67,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, nargs=2, default=(1, 32), metavar=("LAYERS", "CHANNELS"))
     given = parser.parse_args()
     load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "load unknown"
-    print("{} steps of a GPT with {} layers and {} channels".format(given.steps, *given.size), end="; ")
+    print("{} steps of a GPT with n_layer={}, n_embd={}".format(given.steps, *given.size), end="; ")
     print(f"{os.cpu_count()} cores, {load}, median of {given.rounds}")
     contestants = {
         (threads, passive, busy): partial(seconds, given.steps, given.size, threads, passive, busy)
