@@ -38,6 +38,7 @@ EXERCISES = {
     for name, check in vars(MODULES[module]).items()
     if isinstance(check, Check)
 }
+SAID = []  # all that was said in this run
 each = pytest.mark.parametrize("module, name, check", EXERCISES.values(), ids=EXERCISES)
 
 
@@ -48,8 +49,11 @@ def verdict(check, *answers):
         try:
             check(*answers)
         except Mistake as mistake:
-            return str(mistake)
-    return printed.getvalue().strip()
+            message = str(mistake)
+        else:
+            message = printed.getvalue().strip()
+    SAID.append(message)
+    return message
 
 
 def sentence(message):
@@ -373,16 +377,16 @@ def test_an_endless_loop_ends(monkeypatch):
 
 
 def test_an_interrupt_shows_no_source_of_the_check():
-    def interrupted(n):
+    def interrupted(*given):
         raise KeyboardInterrupt
 
+    line = interrupted.__code__.co_firstlineno + 1
+    message = verdict(made(plus_two, [(1,)]), interrupted)
+    assert message == f"Not yet: interrupted in line {line}: `raise KeyboardInterrupt`: does the loop end?"
+    assert verdict(made(plus_two, [(1,)], demands=[interrupted]), plus_two) == "Not yet: the check was interrupted."
     with pytest.raises(Mistake) as raised:
         made(plus_two, [(1,)])(interrupted)
-    line = interrupted.__code__.co_firstlineno + 1
-    assert raised.value._render_traceback_() == [
-        f"Not yet: interrupted in line {line}: `raise KeyboardInterrupt`: does the loop end?"
-    ]
-    assert raised.value.__suppress_context__
+    assert raised.value._render_traceback_() == [message] and raised.value.__suppress_context__
 
 
 def test_the_time_limit_leaves_nothing_behind():
@@ -429,6 +433,26 @@ def test_what_the_text_forbids_or_asks_beside_the_values():
     assert sentence(verdict(check, lambda n: 2 * n or 1)) == "Not yet: wrong for n = 0: 1 is too high."
 
 
+class Adder:
+    def __init__(self, size):
+        self.size = size
+
+    def add(self, n):
+        return self.size + n
+
+
+def test_a_class_is_an_exercise_too():
+    mistakes = {
+        "self.size + n": {"self.size * n": "it multiplies"},
+        "": {"right(size + 1)": "the size is one too large"},
+    }
+    check = made(Adder, [(1, 2), (3, 4)], mistakes, call=lambda answer, size, n: answer(size).add(n))
+    assert verdict(check, Adder) == "Right: it is right." and check.names == ["size", "n"]
+    told = {why: sentence(verdict(check, *answers)) for _, answers, why in check.wrong_answers()}
+    assert told == {why: f"Not yet: {why}." for why in told} and len(told) == 2
+    assert "pass the class itself" in verdict(check, Adder(2))
+
+
 def test_clues_and_probes_may_fail():
     def broken(*given):
         raise ValueError
@@ -439,17 +463,17 @@ def test_clues_and_probes_may_fail():
 
 def test_weights_that_look_ahead_or_do_not_sum_to_one():
     weights = torch.ones(3, 3).tril() / torch.arange(1, 4)[:, None]
-    assert compare.looks_ahead(weights) is None and compare.rows_sum_to_one(weights) is None
-    assert compare.looks_ahead(weights.flip(1)) == "row 0 attends to column 2: the future leaks"
-    assert compare.rows_sum_to_one(weights.mT) == "columns sum to 1, rows do not: it normalizes over the queries"
-    assert compare.rows_sum_to_one(2 * weights) == "a row sums to 2.00, and every row must sum to 1"
+    check = made(identity, [(weights,)], clues=[compare.looks_ahead, compare.rows_sum_to_one])
+    assert "row 0 attends to column 2: the future leaks" in verdict(check, lambda x: x.flip(1))
+    assert "columns sum to 1, rows do not: it normalizes over the queries" in verdict(check, lambda x: x.mT.flip(0, 1))
+    assert "a row sums to 2.00, and every row must sum to 1" in verdict(check, lambda x: 2 * x)
 
 
 def test_an_ignored_generator_is_noticed():
-    demand = compare.obeys_generator(lambda answer, generator: answer(generator))
-    assert demand(lambda generator: torch.rand(3, generator=generator)) is None
-    assert "same seed differ" in demand(lambda generator: torch.rand(3))
-    assert "two seeds give the same" in demand(lambda generator: torch.zeros(3))
+    check = made(double, [(1,)], demands=[compare.obeys_generator(lambda answer, generator: answer(1, generator))])
+    assert verdict(check, lambda n, g=None: 2 if g is None else torch.rand(3, generator=g)) == "Right: it is right."
+    assert "two calls with the same seed differ" in verdict(check, lambda n, g=None: 2 if g is None else torch.rand(3))
+    assert "two seeds give the same" in verdict(check, lambda n, g=None: 2)
 
 
 PARTS = prediction(
@@ -466,6 +490,7 @@ PARTS = prediction(
         ({"n": 24, "size": ..., "letter": ...}, "n: 24: ten times."),
         ({"n": 241, "size": ..., "letter": ...}, "n: 241 is too high."),
         ({"n": 20, "size": ..., "letter": ...}, "n: 20 is about 1e+01 times too small."),
+        ({"n": float("nan"), "size": ..., "letter": ...}, "n: nan is not a number that can be right."),
         ({"n": "240", "size": ..., "letter": ...}, "n: this is a str, and a number is expected."),
         ({"n": 240, "size": (3, 2), "letter": "b"}, "size: (3, 2) holds the right sizes in the wrong order."),
         ({"n": 240, "size": (2, 4), "letter": "b"}, "size: in (2, 4), axis 1 has another size."),
@@ -540,3 +565,11 @@ def test_a_check_never_fails_in_its_own_name():
             return f"of length {len(answer)}"
 
     assert "the check cannot use this answer (TypeError: " in verdict(Fragile(), 3)
+
+
+def test_every_diagnosis_of_the_engine_is_reached(request):
+    if len(request.session.items) < len(FILES) + 5 * len(EXERCISES):
+        pytest.skip("only when the whole file runs")
+    wanted = diagnoses(compare) | diagnoses(sys.modules["checks.exercise"])
+    missing = [pattern for pattern in wanted if not any(re.search(pattern, message) for message in SAID)]
+    assert not missing, "no answer is told:\n" + "\n".join(missing)

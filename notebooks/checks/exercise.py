@@ -157,7 +157,7 @@ class Exercise(Check):
         self, solution, cases, mistakes, said, also=None, clues=(), probes=(), errors=None, call=None, demands=(),
         forbidden=None, plain_number=False, pairs=False, tolerance=1e-4, seconds=10.0,
     ):  # fmt: skip
-        functools.update_wrapper(self, solution)
+        functools.update_wrapper(self, solution, updated=())
         self.solution, self.source, self.cases, self.mistakes, self.said = (
             solution, source_of(solution), cases, mistakes, said
         )  # fmt: skip

@@ -10,9 +10,7 @@ share = prediction(
     {
         1 / 7: "position 7 has seven positions before it, and it also counts itself",
         1 / 3: "that is the weight in row 2; the weights of position 7 are in row 7",
-        1 / 2: "position 7 averages more than two positions",
         0: "position 2 is in the past of position 7, so its weight is not 0",
-        1: "a weight of 1 leaves nothing for the other positions",
         1 / 9: "positions 0 to 7 are eight positions",
         1 / 6: "position 7 averages all of its past, not the positions from 2 on",
         8: "that is the number of positions in the average; the weight is one of that many equal parts",
@@ -97,7 +95,7 @@ def average_weights(T):
                 "the rows are masked and divided by their sum, without the exponential"
             ),
         },
-        "scores.shape[-1]": {"scores.shape[0]": "T is read from the first axis, and that is the batch where there is one"},
+        "scores.shape[-1]": {"scores.shape[0]": "T is the first size, and in a batch that is the number of matrices"},
         "triu(1)": {
             "tril(-1)": "the past is masked and the future kept: it is the other triangle that must go",
             "triu(0)": "each position is masked from itself: the diagonal belongs to the past",

@@ -142,10 +142,10 @@ WRONG = {
             "100 * k.roll(1, dims=0)": "100 * k.roll(1, dims=0) * (1 - k[:1].mT.roll(1, 0)) + 200 * k[1:2].mT * k[1:2]"
         },
         "too large for their dtype": {"100 * k": "1e30 * k", "torch.eye(T)": "1e30 * torch.eye(T)"},
-        "q holds int64": lambda T: (100 * torch.eye(T).roll(1, 0).long(), torch.eye(T).long()),
+        "q is int64 on cpu": lambda T: (100 * torch.eye(T).roll(1, 0).long(), torch.eye(T).long()),
         "expected (T, D): 2 rows": lambda T: (100 * torch.eye(4).roll(1, 0), torch.eye(4)),
         "the same D": lambda T: (torch.eye(T), torch.ones(T, T + 1)),
         "it returns a tensor": lambda T: torch.eye(T),
-        "q is on the device meta": lambda T: (torch.eye(T, device="meta"), torch.eye(T)),
+        "q is float32 on meta": lambda T: (torch.eye(T, device="meta"), torch.eye(T)),
     },
 }
