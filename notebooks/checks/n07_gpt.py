@@ -1,10 +1,10 @@
 """Checks of notebook 07: a whole GPT, its training, its attention maps."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .compare import plain, same, tensors
+from .compare import plain, same
 from .exercise import exercise, prediction
 from .report import Mistake
 
@@ -21,7 +21,7 @@ parameter_count = prediction(
         3050: "attention has four matrices: the fourth is the output projection",
         5930: "the heads of a block share its matrices: more heads are not more parameters",
         2660: "these are the blocks alone: the two embeddings and the final norm are parameters too",
-        2400: "12 C² per block is a good estimate for large models; here everything counts",
+        2680: "the token embedding and the position embedding are left out",
     },
     said="two embeddings, two blocks and a norm; the output layer is the token embedding, counted once.",
 )
@@ -37,10 +37,7 @@ parting_curves = prediction(
 )
 
 
-# --- a training step ----------------------------------------------------------------------------------------------
-
-
-def moved(answer, x, y, scale, steps, gradients_left=0.0, losses=None):
+def moved(answer, x, y, scale, steps, gradients_left=0.0):
     """How the parameters of a small model move in some steps; a large scale makes the gradients long."""
     torch.manual_seed(steps)
     model = nn.Sequential(nn.Embedding(3, 3), nn.Linear(3, 3))
@@ -48,24 +45,23 @@ def moved(answer, x, y, scale, steps, gradients_left=0.0, losses=None):
     before = nn.utils.parameters_to_vector(model.parameters()).detach()
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, gradients_left)
-    optimizer, found = torch.optim.SGD(model.parameters(), lr=0.5), losses if losses is not None else []
-    found += [answer(model, optimizer, (x + s) % 3, (y + s) % 3) for s in range(steps)]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    losses = [answer(model, optimizer, (x + s) % 3, (y + s) % 3) for s in range(steps)]
     change = nn.utils.parameters_to_vector(model.parameters()).detach() - before
-    if None not in found and not change.any():
+    if None not in losses and not change.any():
         raise Mistake("no parameter moves: does the optimizer step, and are there gradients when it does?")
-    return None if None in found else change
+    return None if None in losses else change
 
 
 def returned(answer):
-    """A demand: each step returns its loss."""
-    moved(answer, *WIDE, 8.0, 2, losses=(losses := []))
-    moved(training_step.solution, *WIDE, 8.0, 2, losses=(right := []))
-    if any(isinstance(loss, torch.Tensor) and loss.requires_grad for loss in losses):
+    """A demand: a step returns its loss."""
+    losses = []
+    for run in (answer, training_step.solution):
+        moved(lambda *given, run=run: losses.append(run(*given)) or 0, X, Y, 8.0, 1)
+    if isinstance(losses[0], Tensor) and losses[0].requires_grad:
         return "the loss that is returned holds the autograd graph, and a list of such losses fills the memory"
-    if any(not isinstance(plain(loss), float) or isinstance(loss, torch.Tensor) for loss in losses):
+    if isinstance(losses[0], Tensor) or not same(*losses, 1e-3):
         return "the parameters are right, but what is returned is not the loss as a plain number"
-    if not same(losses, right, 1e-3):
-        return f"the parameters are right, but {losses[0]:.2f} is returned, and the loss is {right[0]:.2f}"
     return None
 
 
@@ -94,9 +90,7 @@ CLIP = "nn.utils.clip_grad_norm_(model.parameters(), 1.0)"
         },
         f"optimizer.zero_grad()\n    loss.backward()\n    {CLIP}\n    optimizer.step()": {
             f"loss.backward(); optimizer.step(); {CLIP}": "gradients are not cleared, and the clip comes too late",
-            f"optimizer.step(); optimizer.zero_grad(); loss.backward(); {CLIP}": (
-                "the optimizer takes its step before the gradients of this batch are computed"
-            ),
+            f"optimizer.step(); optimizer.zero_grad(); loss.backward(); {CLIP}": "the step comes before its gradients",
             f"loss.backward(); {CLIP}; optimizer.step(); optimizer.zero_grad()": (
                 "the gradients are cleared only after the step: what is left from before the first call is added"
             ),
@@ -116,14 +110,10 @@ def training_step(model, optimizer, x, y):
     return loss.item()
 
 
-# --- a head that attends to the position before -------------------------------------------------------------------
-
-
 def some_maps(L, H, T, seed):
     """Random causal maps (L, H, T, T); a few heads, at random indices, each attend to positions of one kind."""
     generator, rows = torch.Generator().manual_seed(seed), torch.arange(T)
-    maps = torch.randn(L * H, T, T, generator=generator).exp().tril()
-    maps /= maps.sum(-1, keepdim=True)
+    maps = F.normalize(torch.randn(L * H, T, T, generator=generator).exp().tril(), p=1, dim=-1)
     often, once = torch.where(rows % 3 == 1, 0.98, 0.3), torch.where(rows == T - 1, 0.98, 0.0)
     kinds = [(1, often), ((rows == 1).long(), 0.9), (1, 0.5), ((rows + 1) // 2, 0.99), (T, 0.9), (2, 0.9), (1, once)]
     for head, (back, weight) in zip(torch.randperm(L * H, generator=generator).tolist(), kinds):
@@ -148,7 +138,6 @@ def weight_found(result, maps):
         },
         "maps.diagonal(offset=-1, dim1=-2, dim2=-1)": {
             "maps[..., 0]": "this head attends to the first position",
-            "maps.amax(-1)": "this head has the most peaked rows, wherever it attends to",
             "(maps.argmax(-1)[..., 1:] == torch.arange(maps.shape[-1] - 1)).float()": (
                 "it counts the rows in which the position before has the most; take the mean of the weights themselves"
             ),
@@ -160,9 +149,7 @@ def weight_found(result, maps):
             "divmod(share.argmax().item(), maps.shape[0])": "divided by the number of layers: a layer holds H heads",
             "divmod(share.argmax().item(), 4)": "divided by 4: read the heads of a layer from the shape of the maps",
             "tuple(i + 1 for i in divmod(share.argmax().item(), maps.shape[1]))": "counted from 1: the first is 0",
-            "(share.mean(1).argmax().item(), share.mean(0).argmax().item())": (
-                "layer and head are chosen separately: the best layer on average need not hold the best head"
-            ),
+            "(share.mean(1).argmax().item(), share.mean(0).argmax().item())": "layer and head are chosen separately",
         },
     },
     clues=[weight_found],
@@ -173,15 +160,13 @@ def previous_head(maps):
     return divmod(share.argmax().item(), maps.shape[1])
 
 
-# --- the loss on a whole text -------------------------------------------------------------------------------------
-
-
 class Reader(nn.Module):
     """A small model with dropout that uses all of its window, and records how it was called."""
 
     def __init__(self, context_length):
         super().__init__()
-        self.table, self.dropout = nn.Parameter(tensors(5, (4, 4), spread=1.0)[0]), nn.Dropout(0.5)
+        torch.manual_seed(5)
+        self.table, self.dropout = nn.Embedding(4, 4), nn.Dropout(0.5)
         self.context_length, self.tokens, self.grad = context_length, 0, False
 
     def forward(self, idx):
@@ -189,13 +174,8 @@ class Reader(nn.Module):
             raise ValueError(f"the model takes idx (B, T) with T ≤ {self.context_length}, got {tuple(idx.shape)}")
         if self.training:
             raise Mistake("the model is called in training mode: with its dropout on, the loss is random")
-        self.tokens += idx.numel()
-        self.grad |= torch.is_grad_enabled()
-        return self.dropout(self.table[idx] + self.table[idx].cumsum(dim=1) / 2)
-
-
-def measured(answer, ids, T):
-    return answer(Reader(T), ids, T)
+        self.tokens, self.grad = self.tokens + idx.numel(), self.grad or torch.is_grad_enabled()
+        return self.dropout(self.table(idx) + self.table(idx).cumsum(dim=1) / 2)
 
 
 def tokens_found(answer, ids, T):
@@ -214,20 +194,16 @@ def left_as_it_was(answer):
     return "the loss is right, but every pass builds an autograd graph, which takes memory" if model.grad else None
 
 
-def pooled(model, pairs):
-    """The mean over all predictions of some windows and their targets."""
-    model.eval()
-    return torch.cat([F.cross_entropy(model(x[None])[0], y, reduction="none") for x, y in pairs]).mean().item()
-
-
+BORDERS = "sum(right(model, w, T) * (len(w) - 1) for w in ids.split(T) if len(w) > 1) / (len(ids) - len(ids.split(T)))"
 IDS = torch.tensor([0, 1, 3, 2, 2, 1, 0, 3, 1, 1, 2, 0, 3])
 
 
 @exercise(
-    cases=[(IDS[:6], 3), (IDS[1:9], 3), (IDS, 5), (IDS[:9], 4), (IDS, 4), (IDS[:2], 1), (IDS[:3], 8)],
+    cases=[(IDS[:6], 3), (IDS[1:9], 3), (IDS, 5), (IDS[:9], 4), (IDS, 4)],
+    also={"right for several windows, wrong for a text of one window": [(IDS[:2], 1), (IDS[:3], 8)]},
     mistakes={
-        'reduction="sum").item()': {
-            'reduction="mean").item() * (len(ids) - 1) / len(range(0, len(ids) - 1, T))': (
+        '"sum").item()': {
+            '"mean").item() * (len(ids) - 1) / len(range(0, len(ids) - 1, T))': (
                 "the last window is shorter and counts as much as the others: a mean of means is not the mean"
             ),
         },
@@ -238,20 +214,15 @@ IDS = torch.tensor([0, 1, 3, 2, 2, 1, 0, 3, 1, 1, 2, 0, 3])
             "total": "a sum, not a mean: divide by the number of predictions",
             "total / len(ids)": "divided by the number of tokens, and the first is never predicted",
             "total / len(range(0, len(ids) - 1, T))": "divided by the number of windows, not of predictions",
-            "torch.tensor(total / (len(ids) - 1)).exp().item()": "this is the perplexity, the exponential of the loss",
+            "2.718281828 ** (total / (len(ids) - 1))": "this is the perplexity, the exponential of the loss",
         },
-        "y = ids[start + 1 : start + 1 + T]": {
-            "y = ids[start : start + T][: len(ids) - 1 - start]": "targets equal inputs: nothing is predicted"
-        },
-        "range(0, len(ids) - 1, T)": {"range(0, len(ids) - T, T)": "the last, shorter window is left out"},
+        "ids[start + 1 : start + 1 + T]": {"ids[start : start + T][: len(ids) - 1 - start]": "targets equal inputs"},
         "": {
-            "pooled(model, [(x[:-1], x[1:]) for x in ids.split(T)])": (
-                "the prediction across each border is lost: a window of T inputs needs T + 1 tokens"
-            ),
-            "pooled(model, [(x, x) for x in ids.split(T)])": "each token is its own target: a target is the next token",
+            "right(model, ids[: (len(ids) - 1) // T * T + 1], T)": "the last, shorter window is left out",
+            BORDERS: "the prediction across each border is lost: a window of T inputs needs T + 1 tokens",
         },
     },
-    call=measured,
+    call=lambda answer, ids, T: answer(Reader(T), ids, T),
     probes=[tokens_found],
     demands=[left_as_it_was],
     plain_number=True,
