@@ -1,10 +1,10 @@
-"""Answers to the exercises, right and wrong, one file for each notebook: what tests/test_checks.py tries.
+"""Answers to the exercises, one file per notebook, named like its checks.
 
-`RIGHT` maps an exercise to answers that must pass, each in another style than the solution in the notebook; `WRONG`
-maps it to pairs of an answer and words of the diagnosis that it must get (alternatives between bars). An exercise that
-takes several arguments has its answers as a tuple in `Several`.
+RIGHT is {exercise: [answers]}, right ones in other styles. WRONG is {exercise: {words: answer}}, words that the check
+says, only for what the generated mistakes do not reach: clues, probes, errors. A wrong answer may be written as the
+edits of the right one, {old: new}. For an exercise that takes two answers, `Several` holds them.
 """
 
 
 class Several(tuple):
-    """The arguments of a check that takes more than one."""
+    """The answers to an exercise that takes more than one."""
