@@ -573,3 +573,12 @@ def test_every_diagnosis_of_the_engine_is_reached(request):
     wanted = diagnoses(compare) | diagnoses(sys.modules["checks.exercise"])
     missing = [pattern for pattern in wanted if not any(re.search(pattern, message) for message in SAID)]
     assert not missing, "no answer is told:\n" + "\n".join(missing)
+
+
+def test_the_readme_shows_what_a_check_says():
+    def over_the_queries(scores):
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        return scores.masked_fill(future, -torch.inf).softmax(dim=-2)
+
+    said = verdict(MODULES["n03_masked_average"].repaired_weights, over_the_queries)
+    assert f"```\n{said}\n```" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -89,8 +89,7 @@ def test_blank_bodies_are_not_tried():
         """What it should do."""
         ...
 
-    def with_default(x, y=3):
-        ...
+    def with_default(x, y=3): ...
 
     class Layer(nn.Module):
         def __init__(self):
@@ -232,14 +231,3 @@ def test_places_stand_in_for_large_tables():
     result = right.index_put((torch.tensor(1), torch.tensor(2), torch.tensor(3)), torch.tensor(5.0))
     table = words.differing_places(result, right)
     assert table.split() == ["place", "yours", "expected", "[1,", "2,", "3]", "5.00", "0.00"]
-
-
-def test_the_readme_shows_what_a_check_says():
-    def over_the_queries(scores):
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
-        return scores.masked_fill(future, -torch.inf).softmax(dim=-2)
-
-    with pytest.raises(checks.Mistake) as raised:
-        checks.repaired_weights(over_the_queries)
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    assert f"```\n{raised.value}\n```" in readme

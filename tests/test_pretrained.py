@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import SMALL, full_disk, stir
-from gptlib import gpt2, pretrained
+from gptlib import pretrained
 from gptlib.bpe import BPETokenizer
 from gptlib.data import load_text
 from gptlib.files import data_dir
