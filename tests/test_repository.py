@@ -169,3 +169,21 @@ def test_every_dependency_has_an_exact_version():
     assert not [version for version in pinned.values() if "+" in version], "a build of one machine"
     needed = {re.match(r"[\w.-]+", line)[0].lower() for line in requires("gptlib")}
     assert needed - {name.lower() for name in pinned} == set()
+
+
+def test_the_package_keeps_to_the_budgets_of_contributing():
+    """Lines per module as the table there says, docstrings included, and 2,600 in all."""
+    table = re.findall(
+        r"^\| (`[^|]+) \|[^|]+\| ([\d, ]+) \|$", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M
+    )
+    budgets = {}
+    for names, lines in table:
+        budgets |= dict(zip(re.findall(r"`(\w+)/?`", names), map(int, lines.split(", ")), strict=True))
+    found: dict[str, int] = {}
+    for path in (ROOT / "gptlib").rglob("*.*"):
+        name = path.relative_to(ROOT / "gptlib").parts[0].removesuffix(".py")
+        if path.suffix in (".py", ".js", ".css") and name not in ("__init__", "checks"):
+            found[name] = found.get(name, 0) + len(path.read_text(encoding="utf-8").splitlines())
+    assert found.keys() == budgets.keys()
+    assert {name: lines for name, lines in found.items() if lines > budgets[name]} == {}
+    assert sum(found.values()) <= 2_600
