@@ -74,7 +74,6 @@ CLIP = "nn.utils.clip_grad_norm_(model.parameters(), 1.0)"
             "logits[:, -1], y[:, -1]": "only the last position of each window is learned from: all have a target",
             "logits.flatten(0, 1), x.flatten()": "targets equal inputs: the model learns to repeat the token",
             "logits.flatten(0, 1).softmax(-1), y.flatten()": "cross_entropy takes logits: the softmax is taken twice",
-            "logits.flatten(0, 1), y.flatten(), reduction='sum'": "a sum of losses, not their mean",
             "logits.reshape(len(x), 3, -1), y": "the logits are reshaped so that tokens and positions mix",
             "logits, y": "`cross_entropy` takes classes on axis 1: flatten logits to (B·T, V) and targets to (B·T,)",
         },
@@ -82,7 +81,6 @@ CLIP = "nn.utils.clip_grad_norm_(model.parameters(), 1.0)"
         CLIP: {
             "pass": "the gradients that the step reads are not clipped: the clip is missing, too early or too late",
             "nn.utils.clip_grad_value_(model.parameters(), 1.0)": "each number is clipped, which changes the direction",
-            "[nn.utils.clip_grad_norm_(p, 1.0) for p in model.parameters()]": "each parameter is clipped by itself",
         },
         f"optimizer.zero_grad()\n    loss.backward()\n    {CLIP}\n    optimizer.step()": {
             f"loss.backward(); optimizer.step(); {CLIP}": "gradients are not cleared, and the clip comes too late",
@@ -120,10 +118,7 @@ def weight_found(result, maps):
 @exercise(
     cases=[(some_maps(*sizes),) for sizes in [(1, 3, 4, 17), (2, 3, 5, 6), (3, 2, 6, 13), (4, 3, 7, 15), (3, 5, 8, 3)]],
     mistakes={
-        "offset=-1": {
-            "offset=0": "this head attends to itself: the diagonal, not the line below it",
-            "offset=-2": "this head attends to the position two before",
-        },
+        "offset=-1": {"offset=0": "this head attends to itself: the diagonal, not the line below it"},
         "maps.diagonal(offset=-1, dim1=-2, dim2=-1)": {
             "maps[..., 0]": "this head attends to the first position",
             "(maps.argmax(-1)[..., 1:] == torch.arange(maps.shape[-1] - 1)).float()": (
@@ -197,7 +192,6 @@ IDS = torch.tensor([0, 1, 3, 2, 2, 1, 0, 3, 1, 1, 2, 0, 3])
         "total / (len(ids) - 1)": {
             "total": "a sum, not a mean: divide by the number of predictions",
             "total / len(ids)": "divided by the number of tokens, and the first is never predicted",
-            "total / len(range(0, len(ids) - 1, T))": "divided by the number of windows, not of predictions",
             "2.718281828 ** (total / (len(ids) - 1))": "this is the perplexity, the exponential of the loss",
         },
         "ids[start + 1 : start + 1 + T]": {"ids[start : start + T][: len(ids) - 1 - start]": "targets equal inputs"},

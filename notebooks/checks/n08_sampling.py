@@ -15,7 +15,6 @@ sharpened = prediction(
         0.668: "that is temperature 2: it halves the difference of the two logits, and 0.5 doubles it",
         1.6: "the probability is divided by the temperature, and it is the logits that are",
         8 / 9: "the odds are doubled, to 8 : 1; what doubles is the difference of the logits, which are logarithms",
-        0.64: "the less likely token changes too, and the two must sum to 1 again",
         15 / 16: "odds of 16 : 1 make seventeen parts, not sixteen",
         0.7685: "0.8 and 0.2 are taken for logits; a logit is the logarithm of a probability, up to a constant",
         16: "these are the odds; the probability is the more likely token's share of the whole",
@@ -30,7 +29,6 @@ positions_read = prediction(
     {
         "without a cache": {
             6050: "the first call reads only the prompt, and no call reads the token that it samples",
-            6060: "that is one call too many: nothing reads the last token once it is sampled",
             5850: "each call reads one position more: all of the prompt, and all that has been sampled before",
             4950: "that is the new tokens; each call reads the prompt again as well",
             1000: "that is the prompt, 100 times; each call also reads what has been sampled so far",
@@ -58,18 +56,17 @@ def by_ratio(result, logits, p):
     return "the right tokens are kept, but their logits are changed: return them as they came"
 
 
+LOGITS = torch.tensor([[-1.0, -1.4, -2.5, -4.0]])
 WIDE, DEEP, SQUARE = tensors(1, (3, 20), (2, 4, 3), (4, 4))
 
 
 @exercise(
     cases=[
-        (torch.tensor([[-1.0, -1.4, -2.5, -4.0]]), 0.2),
-        (torch.tensor([[4.0, 1.0, 0.0, -2.0, 3.0], [0.2, -0.3, 0.1, 0.4, -0.9]]), 0.25),
-        *[(SQUARE, 0.3), (WIDE, 0.05), (WIDE / 4, 0.6)],
+        *[(LOGITS, 0.2), (SQUARE, 0.3), (WIDE, 0.05), (WIDE / 4, 0.6)],
         *[(torch.tensor([[6.0, 1.0, 0.5, 5.9]]), 0.6), (torch.tensor([[0.0, 3.0, 3.0, 1.0]]), 1.0)],
     ],
     also={
-        "right for (B, V), wrong for (V,)": [(torch.tensor([-1.0, -1.4, -2.5, -4.0]), 0.3)],
+        "right for (B, V), wrong for (V,)": [(LOGITS[0], 0.3)],
         "right for (B, V), wrong for (2, 4, 3)": [(DEEP + torch.arange(8.0).view(2, 4, 1), 0.3)],
     },
     mistakes={
@@ -82,12 +79,8 @@ WIDE, DEEP, SQUARE = tensors(1, (3, 20), (2, 4, 3), (4, 4))
             "p": "the floor is p itself: it must be lower where even the most likely token is rare",
             "p * probabilities.amax()": "the most likely token of the whole batch sets the floor, not that of each row",
             "p * probabilities.amax(dim=-1)": "the floors do not line up with the rows: `keepdim=True` is missing",
-            "(1 - p) * probabilities.amax(dim=-1, keepdim=True)": "1 - p times as likely, and p times is asked for",
         },
-        "probabilities < floor": {
-            "probabilities <= floor": "a token exactly at the floor is removed, and `at least` keeps it",
-            "probabilities >= floor": "the likely tokens are removed and the unlikely ones kept",
-        },
+        "probabilities < floor": {"probabilities <= floor": "a token exactly at the floor is removed"},
         "-torch.inf": {"0.0": "the removed tokens get 0, and exp(0) is 1: they can still be sampled"},
         "logits.masked_fill": {"probabilities.masked_fill": "probabilities are returned: keep the logits as they came"},
         "": {
@@ -138,18 +131,16 @@ def kept(answer):
     return None
 
 
+SIZES = [(1, 1, 1, 1, 2), (1, 2, 2, 2, 2), (2, 3, 4, 2, 4), (2, 2, 3, 3, 6), (3, 4, 1, 2, 3), (1, 0, 2, 2, 2)]
 WRITE = "keys[:, length:end], values[:, length:end] = k, v"
 LOOK = """future = torch.ones(T, end, dtype=torch.bool).triu(1 + length)
     return scores.masked_fill(future, -torch.inf).softmax(dim=-1) @ values[:, :end]"""
 
 
 @exercise(
-    cases=[
-        *[buffered(1, 1, 1, 1, 1, 2), buffered(2, 1, 2, 2, 2, 2), buffered(3, 2, 3, 4, 2, 4)],
-        *[buffered(4, 2, 2, 3, 3, 6), buffered(5, 3, 4, 1, 2, 3), buffered(7, 1, 0, 2, 2, 2)],
-    ],
+    cases=[buffered(i, *sizes) for i, sizes in enumerate(SIZES)],
     also={
-        "wrong where the buffers become full": [buffered(8, 1, 2, 2, 0, 2)],
+        "wrong where the buffers are full": [buffered(8, 1, 2, 2, 0, 2)],
         "wrong where unfilled indices hold nan, and 0 · nan is nan": [buffered(3, 2, 3, 4, 2, 4, torch.nan)],
     },
     pairs=True,
@@ -166,12 +157,7 @@ LOOK = """future = torch.ones(T, end, dtype=torch.bool).triu(1 + length)
             "triu(1)": "the mask starts at 0, and new position 0 stands at index `length`",
             "triu(length)": "the mask starts one diagonal too early: each position hides itself",
             "triu(2 + length)": "the mask starts one diagonal too late: each position attends to the next",
-            "tril(length - 1)": "the past is masked and the future kept",
         },
-        "(T, end, dtype=torch.bool).triu(1 + length)": {
-            "(T, T, dtype=torch.bool).triu(1)": "the mask is (T, T), and the scores are (T, length + T)"
-        },
-        "softmax(dim=-1)": {"softmax(dim=-2)": "the softmax runs over the queries: each row must sum to 1"},
         LOOK: {
             "return (q @ keys.mT / D**0.5).softmax(-1) @ values": "unfilled indices are attended to, without a mask",
             "return scores[..., :length].softmax(-1) @ values[:, :length]": "only the past is attended to",
@@ -180,6 +166,7 @@ LOOK = """future = torch.ones(T, end, dtype=torch.bool).triu(1 + length)
     },
     call=lambda answer, q, k, v, keys, values, length: answer(q, k, v, keys.clone(), values.clone(), length),
     probes=[sees],
+    errors={"must match the size": "with T new positions behind `length`, scores and mask are (T, length + T)"},
     demands=[kept],
     tolerance=1e-3,
     said="continuing from the buffers gives what attention over the whole text gives, however it is cut.",
@@ -219,38 +206,29 @@ def comes_out(result, p, q):
     return f"token {token} comes out with a probability of {out[token]:.2f} in the end, and p is {p[token]:.2f}"
 
 
-ACCEPT = "torch.where(q > 0, p / q, 1.0).clamp(max=1)"
+PAIRS = [([0.5, 0.5], [0.8, 0.2]), ([0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]), ([0.0, 1, 0], [0.3, 0.4, 0.3])]
+PAIRS += [([0.6, 0.3, 0.1, 0.0, 0.0], [0.5, 0.0, 0.0, 0.5, 0.0])]
 
 
 @exercise(
     cases=[
-        (torch.tensor([0.5, 0.5]), torch.tensor([0.8, 0.2])),
-        (torch.tensor([0.4, 0.3, 0.2, 0.1]), torch.tensor([0.1, 0.2, 0.3, 0.4])),
-        (torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.3, 0.4, 0.3])),
+        *[(torch.tensor(p), torch.tensor(q)) for p, q in PAIRS],
         tuple(part.softmax(dim=-1) for part in tensors(1, (20,), (20,), spread=1.0)),
-        (torch.tensor([0.6, 0.3, 0.1, 0.0, 0.0]), torch.tensor([0.5, 0.0, 0.0, 0.5, 0.0])),
     ],
     pairs=True,
     mistakes={
-        ACCEPT: {
+        "torch.where(q > 0, p / q, 1.0).clamp(max=1)": {
             "(p / q).clamp(max=1)": "where p and q are both 0, the probability is 0 / 0, which is nan",
             "(q / p).clamp(max=1)": "the ratio is upside down",
             "p": "p is how often a token comes out in the end; here it has been drafted already",
             "torch.minimum(p, q)": "this is the probability to be drafted and accepted; here it has been drafted",
-            f"1 - {ACCEPT}": "these are the probabilities of a rejection",
-            "(p >= q).float()": "a draft is accepted always or never: one that comes too often may stay sometimes",
             "torch.ones_like(p)": "every draft is accepted: the text would be the small model's",
         },
         "(p - q).clamp(min=0)": {
             "(p - q).abs()": "the leftover is |p - q|: what is drafted too often must not be sampled again",
             "(q - p).clamp(min=0)": "the leftover is q - p: what is drafted too often is sampled again",
             "p": "after a rejection it samples from p: part of p has come out of accepted drafts already",
-            "q": "after a rejection it samples from q again",
             "torch.minimum(p, q)": "the leftover is what both have in common, and that has come out already",
-        },
-        "missing / missing.sum()": {
-            "missing": "the leftover is not divided by its sum",
-            "missing.softmax(dim=-1)": "a softmax of what is missing: exp(0) is 1, so every token gets a share",
         },
         "": {
             "right(q, p)": "p and q are exchanged: q is the small model, from which the draft comes",

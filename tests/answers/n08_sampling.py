@@ -98,7 +98,8 @@ WRONG = {
             fused(*given) if given[5] else F.scaled_dot_product_attention(*given[:3])
         ),
         "wrong where unfilled indices hold nan": over_the_whole_buffer,
-        "wrong where the buffers become full": {"D**0.5": "(D**0.5 + (end == keys.shape[1]))"},
+        "wrong where the buffers are full": {"D**0.5": "(D**0.5 + (end == keys.shape[1]))"},
+        "scores and mask are (T, length + T)": {"ones(T, end": "ones(T, T"},
         "right numbers in `keys`": joined,
         "right numbers in `values`": lambda *given: fused(*given[:4], given[4].clone(), given[5]),
     },
