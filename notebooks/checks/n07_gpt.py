@@ -16,11 +16,9 @@ parameter_count = prediction(
         1940: "there are two blocks",
         3250: "the final norm is left out: a scale and a shift for each channel",
         3010: "the biases and norms of the blocks are left out: 13 C per block",
-        3190: "4 C are missing per block: its two norms, or the biases of its attention",
         3050: "attention has four matrices: the fourth is the output projection",
         5930: "the heads of a block share its matrices: more heads are not more parameters",
         2660: "these are the blocks alone: the two embeddings and the final norm are parameters too",
-        2680: "the token embedding and the position embedding are left out",
     },
     said="two embeddings, two blocks and a norm; the output layer is the token embedding, counted once.",
 )
@@ -115,15 +113,15 @@ def weight_found(result, maps):
     return f"this head gives {given:.2f} of its weight to the position before, and another head {share.max():.2f}"
 
 
+COUNTED = "(maps.argmax(-1)[..., 1:] == torch.arange(maps.shape[-1] - 1)).float()"
+
+
 @exercise(
     cases=[(some_maps(*sizes),) for sizes in [(1, 3, 4, 17), (2, 3, 5, 6), (3, 2, 6, 13), (4, 3, 7, 15), (3, 5, 8, 3)]],
     mistakes={
         "offset=-1": {"offset=0": "this head attends to itself: the diagonal, not the line below it"},
         "maps.diagonal(offset=-1, dim1=-2, dim2=-1)": {
-            "maps[..., 0]": "this head attends to the first position",
-            "(maps.argmax(-1)[..., 1:] == torch.arange(maps.shape[-1] - 1)).float()": (
-                "it counts the rows in which the position before has the most; take the mean of the weights themselves"
-            ),
+            COUNTED: "it counts rows: take the mean of the weights themselves"
         },
         "mean(dim=-1)": {"amax(dim=-1)": "a single row decides: take the mean over all rows"},
         "argmax()": {"argmin()": "this head attends least to the position before"},
@@ -186,9 +184,7 @@ IDS = torch.tensor([0, 1, 3, 2, 2, 1, 0, 3, 1, 1, 2, 0, 3])
     cases=[(IDS[:6], 3), (IDS[1:9], 3), (IDS, 5), (IDS[:9], 4), (IDS, 4)],
     also={"right for several windows, wrong for a text of one window": [(IDS[:2], 1), (IDS[:3], 8)]},
     mistakes={
-        "model(x[None])[0]": {
-            "model(x[None])[0].softmax(-1)": "the softmax is taken twice: cross_entropy takes logits"
-        },
+        "model(x[None])[0]": {"model(x[None])[0].softmax(-1)": "the softmax is taken twice"},
         "total / (len(ids) - 1)": {
             "total": "a sum, not a mean: divide by the number of predictions",
             "total / len(ids)": "divided by the number of tokens, and the first is never predicted",
