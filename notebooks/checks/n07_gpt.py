@@ -113,16 +113,11 @@ def weight_found(result, maps):
     return f"this head gives {given:.2f} of its weight to the position before, and another head {share.max():.2f}"
 
 
-COUNTED = "(maps.argmax(-1)[..., 1:] == torch.arange(maps.shape[-1] - 1)).float()"
-
-
 @exercise(
     cases=[(some_maps(*sizes),) for sizes in [(1, 3, 4, 17), (2, 3, 5, 6), (3, 2, 6, 13), (4, 3, 7, 15), (3, 5, 8, 3)]],
     mistakes={
         "offset=-1": {"offset=0": "this head attends to itself: the diagonal, not the line below it"},
-        "maps.diagonal(offset=-1, dim1=-2, dim2=-1)": {
-            COUNTED: "it counts rows: take the mean of the weights themselves"
-        },
+        "maps.diagonal(offset=-1, dim1=-2, dim2=-1)": {"maps[..., 0]": "this head attends to the first position"},
         "mean(dim=-1)": {"amax(dim=-1)": "a single row decides: take the mean over all rows"},
         "argmax()": {"argmin()": "this head attends least to the position before"},
         "divmod(share.argmax().item(), maps.shape[1])": {

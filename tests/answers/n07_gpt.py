@@ -87,7 +87,6 @@ WRONG = {
     },
     "previous_head": {
         "this head gives": {"share.argmax()": "share[:, :2].argmax()"},
-        "IndexError": lambda maps: looped_search(maps[0]),
     },
     "whole_loss": {
         "called in training mode": {"model.eval()": "pass"},

@@ -40,7 +40,6 @@ def one_at_a_time(q, k, v, keys, values, length):
 
 
 def joined(q, k, v, keys, values, length):
-    """Right, and nothing is kept for the next call."""
     return fused(q, k, v, keys.clone(), values.clone(), length)
 
 
@@ -51,14 +50,12 @@ def over_the_whole_buffer(q, k, v, keys, values, length):
 
 
 def forgetful(q, k, v, keys, values, length):
-    """New positions after the first do not attend to index 1."""
     mask = torch.ones(q.shape[1], length + q.shape[1], dtype=torch.bool).tril(length)
     mask[1:, 1] = False
     return F.scaled_dot_product_attention(q, *fill(keys, values, k, v, length), attn_mask=mask)
 
 
 def half(p, q):
-    """Half of the drafts that could be accepted."""
     common = torch.minimum(p, q) / 2
     return common / q.clamp(min=1e-9), (p - common) / (1 - common.sum())
 
