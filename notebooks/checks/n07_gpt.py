@@ -78,7 +78,6 @@ CLIP = "nn.utils.clip_grad_norm_(model.parameters(), 1.0)"
         "optimizer.zero_grad()": {"pass": "the gradients of earlier steps are not cleared, so they add up"},
         CLIP: {
             "pass": "the gradients that the step reads are not clipped: the clip is missing, too early or too late",
-            "nn.utils.clip_grad_value_(model.parameters(), 1.0)": "each number is clipped, which changes the direction",
         },
         f"optimizer.zero_grad()\n    loss.backward()\n    {CLIP}\n    optimizer.step()": {
             f"loss.backward(); optimizer.step(); {CLIP}": "gradients are not cleared, and the clip comes too late",

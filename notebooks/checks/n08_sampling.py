@@ -80,11 +80,9 @@ WIDE, DEEP, SQUARE = tensors(1, (3, 20), (2, 4, 3), (4, 4))
         "-torch.inf": {"0.0": "the removed tokens get 0, and exp(0) is 1: they can still be sampled"},
         "logits.masked_fill": {"probabilities.masked_fill": "probabilities are returned: keep the logits as they came"},
         "": {
-            "right(logits, p).softmax(dim=-1)": "this is the new distribution, and logits are asked for",
             "logits": "nothing is removed: the logits come back as they came",
             "logits.masked_fill(logits < logits.amax(-1, True), -torch.inf)": "only the most likely token is kept",
             "keep_top_p(logits, p)": "this is top-p, which adds up probabilities: min-p compares with the largest one",
-            "logits.masked_fill(logits < logits.amax(-1, True) - p, -torch.inf)": "it subtracts p, not -ln(p)",
         },
     },
     clues=[by_ratio],
@@ -141,18 +139,15 @@ SIZES = [(1, 1, 1, 1, 2), (1, 2, 2, 2, 2), (2, 3, 4, 2, 4), (2, 2, 3, 3, 6), (3,
             "keys[:, :T], values[:, :T] = k, v": "the new keys and values are written over the oldest, at the front",
             "keys[:, length + 1 : end + 1], values[:, length + 1 : end + 1] = k, v": "written one index too late",
             "keys[:, length:end] = k": "the values are not written",
-            "values[:, length:end] = v": "the keys are not written",
         },
         "/ D**0.5": {"": "the scores are not scaled: divide by √D", "/ D": "scaled by D, not by its square root"},
         "triu(1 + length)": {
             "triu(end)": "the mask is missing: earlier new positions attend to later ones",
             "triu(1)": "the mask starts at 0, and new position 0 stands at index `length`",
             "triu(length)": "the mask starts one diagonal too early: each position hides itself",
-            "triu(2 + length)": "the mask starts one diagonal too late: each position attends to the next",
         },
         "scores.masked_fill(future, -torch.inf).softmax(dim=-1) @ values[:, :end]": {
             "(q @ keys.mT / D**0.5).softmax(-1) @ values": "unfilled indices are attended to, without a mask",
-            "scores[..., :length].softmax(-1) @ values[:, :length]": "only the past is attended to",
         },
         "": {"right(q, k, v, keys, values, 0)": "the past is not attended to: the new positions see only each other"},
     },
@@ -186,8 +181,6 @@ def both(answer, p, q):
 def comes_out(result, p, q):
     """A clue: what is sampled in the end, and how many drafts are accepted."""
     accept, leftover = result
-    if accept.max() > 1 + 1e-6:
-        return f"a draft is accepted with a probability of {accept.max():.2f}, and no probability is above 1"
     accepted, most = (q * accept).sum(), torch.minimum(p, q).sum()
     out = q * accept + (1 - accepted) * leftover
     if torch.allclose(out, p, atol=1e-4):
@@ -208,15 +201,15 @@ PAIRS += [([0.6, 0.3, 0.1, 0.0, 0.0], [0.5, 0.0, 0.0, 0.5, 0.0])]
     pairs=True,
     mistakes={
         "torch.where(q > 0, p / q, 1.0).clamp(max=1)": {
+            "torch.where(q > 0, p / q, 1.0)": "a probability above 1: limit the ratio to at most 1",
+            "p / q": "the ratio is not limited to 1, and where p and q are both 0 it is nan",
             "(p / q).clamp(max=1)": "where p and q are both 0, the probability is 0 / 0, which is nan",
             "(q / p).clamp(max=1)": "the ratio is upside down",
             "p": "p is how often a token comes out in the end; here it has been drafted already",
             "torch.minimum(p, q)": "this is the probability to be drafted and accepted; here it has been drafted",
-            "torch.ones_like(p)": "every draft is accepted: the text would be the small model's",
         },
         "(p - q).clamp(min=0)": {
             "(p - q).abs()": "the leftover is |p - q|: what is drafted too often must not be sampled again",
-            "(q - p).clamp(min=0)": "the leftover is q - p: what is drafted too often is sampled again",
             "p": "after a rejection it samples from p: part of p has come out of accepted drafts already",
             "torch.minimum(p, q)": "the leftover is what both have in common, and that has come out already",
         },

@@ -101,7 +101,6 @@ WRONG = {
     },
     "draft_and_check": {
         "0.35 of the drafts are accepted, and 0.70 can be": half,
-        "and no probability is above 1": {".clamp(max=1)": ""},
         "comes out with a probability of": {"p / q": "(p / q) ** 3"},
         "it returns a tensor, and a tuple": lambda p, q: by_overlap(p, q)[0],
     },
