@@ -16,7 +16,6 @@ sharpened = prediction(
         1.6: "the probability is divided by the temperature, and it is the logits that are",
         8 / 9: "the odds are doubled, to 8 : 1; what doubles is the difference of the logits, which are logarithms",
         0.7685: "0.8 and 0.2 are taken for logits; a logit is the logarithm of a probability, up to a constant",
-        16: "these are the odds; the probability is the more likely token's share of the whole",
     },
     clue=lambda value: "that is the less likely token" if 0 < value < 0.35 else None,
     tolerance=0.0035,
@@ -110,7 +109,7 @@ def sees(answer, q, k, v, keys, values, length):
         before, after = (answer(q, k, new, keys.clone(), old.clone(), length) for new, old in given)
         for row, moves in enumerate(((after - before).abs().amax(dim=(0, 2)) > 1e-5).tolist()):
             if moves != (s <= length + row):
-                return f"new position {row} {'attends' if moves else 'does not attend'} to index {s} of the text"
+                return f"new position {row} {'attends' if moves else 'does not attend'} to index {s}"
     return None
 
 
@@ -189,8 +188,7 @@ def comes_out(result, p, q):
     return f"token {token} comes out with a probability of {out[token]:.2f} in the end, and p is {p[token]:.2f}"
 
 
-PAIRS = [([0.5, 0.5], [0.8, 0.2]), ([0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]), ([0.0, 1, 0], [0.3, 0.4, 0.3])]
-PAIRS += [([0.6, 0.3, 0.1, 0.0, 0.0], [0.5, 0.0, 0.0, 0.5, 0.0])]
+PAIRS = [([0.5, 0.5], [0.8, 0.2]), ([0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]), ([0, 1, 0.0, 0], [0.3, 0.4, 0.3, 0])]
 
 
 @exercise(

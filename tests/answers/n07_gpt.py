@@ -86,7 +86,7 @@ WRONG = {
         "not the loss of this batch": {"loss.item()": "loss.item() / 2"},
     },
     "previous_head": {
-        "this head gives": {"share.argmax()": "share[:, :2].argmax()"},
+        "the position before gets": {"share.argmax()": "share[:, :2].argmax()"},
     },
     "whole_loss": {
         "called in training mode": {"model.eval()": "pass"},
