@@ -15,7 +15,6 @@ parameter_count = prediction(
         3180: "the position embedding is left out: nine rows of ten",
         1940: "there are two blocks",
         3250: "the final norm is left out: a scale and a shift for each channel",
-        3010: "the biases and norms of the blocks are left out: 13 C per block",
         3050: "attention has four matrices: the fourth is the output projection",
         5930: "the heads of a block share its matrices: more heads are not more parameters",
         2660: "these are the blocks alone: the two embeddings and the final norm are parameters too",
@@ -71,7 +70,6 @@ CLIP = "nn.utils.clip_grad_norm_(model.parameters(), 1.0)"
             "logits[:, -1], y[:, -1]": "only the last position of each window is learned from: all have a target",
             "logits.flatten(0, 1), x.flatten()": "targets equal inputs: the model learns to repeat the token",
             "logits.flatten(0, 1).softmax(-1), y.flatten()": "cross_entropy takes logits: the softmax is taken twice",
-            "logits.reshape(len(x), 3, -1), y": "the logits are reshaped so that tokens and positions mix",
             "logits, y": "`cross_entropy` takes classes on axis 1: flatten logits to (B·T, V) and targets to (B·T,)",
         },
         "optimizer.zero_grad()": {"pass": "the gradients of earlier steps are not cleared, so they add up"},
@@ -111,7 +109,6 @@ HEADS = tensors(9, (1, 3, 4, 4), (2, 3, 5, 5), (3, 2, 6, 6), (4, 3, 7, 7), (3, 5
         "divmod(share.argmax().item(), maps.shape[1])": {
             "divmod(share.argmax().item(), maps.shape[1])[::-1]": "layer and head are exchanged",
             "divmod(share.argmax().item(), maps.shape[0])": "divided by the number of layers: a layer holds H heads",
-            "divmod(share.argmax().item(), 4)": "divided by 4: read the heads of a layer from the shape of the maps",
             "tuple(i + 1 for i in divmod(share.argmax().item(), maps.shape[1]))": "counted from 1: the first is 0",
             "(share.mean(1).argmax().item(), share.mean(0).argmax().item())": "layer and head are chosen separately",
         },
@@ -163,7 +160,6 @@ IDS = torch.tensor([0, 1, 3, 2, 2, 1, 0, 3, 1, 1, 2, 0, 3])
         "total / (len(ids) - 1)": {
             "total": "a sum, not a mean: divide by the number of predictions",
             "total / len(ids)": "divided by the number of tokens, and the first is never predicted",
-            "2.718281828 ** (total / (len(ids) - 1))": "this is the perplexity, the exponential of the loss",
         },
         "ids[start + 1 : start + 1 + T]": {"ids[start : start + T][: len(ids) - 1 - start]": "targets equal inputs"},
         "": {

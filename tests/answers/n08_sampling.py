@@ -94,13 +94,12 @@ WRONG = {
             fused(*given) if given[5] else F.scaled_dot_product_attention(*given[:3])
         ),
         "wrong where unfilled indices hold nan": over_the_whole_buffer,
-        "wrong where the buffers are full": {"D**0.5": "(D**0.5 + (end == keys.shape[1]))"},
         "scores and mask are (T, length + T)": {"ones(T, end": "ones(T, T"},
         "right numbers in `keys`": joined,
         "right numbers in `values`": lambda *given: fused(*given[:4], given[4].clone(), given[5]),
     },
     "draft_and_check": {
-        "0.35 of the drafts are accepted, and 0.70 can be": half,
+        "0.35 of the drafts are accepted, and it must be 0.70": half,
         "comes out with a probability of": {"p / q": "(p / q) ** 3"},
         "it returns a tensor, and a tuple": lambda p, q: by_overlap(p, q)[0],
     },
