@@ -183,7 +183,7 @@ def comes_out(result, p, q):
     return f"token {token} comes out with a probability of {out[token]:.2f} in the end, and p is {p[token]:.2f}"
 
 
-PAIRS = [([0.5, 0.5], [0.8, 0.2]), ([0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]), ([0, 1, 0.0, 0], [0.3, 0.4, 0.3, 0])]
+PAIRS = [([0.5, 0.5], [0.8, 0.2]), ([0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]), ([0, 0.7, 0.3, 0], [0.3, 0.7, 0, 0])]
 
 
 @exercise(
