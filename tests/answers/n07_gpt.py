@@ -82,12 +82,11 @@ WRONG = {
         "every number is 0.5 times what it should be": {"F.cross": "0.5 * F.cross"},
         "no parameter moves": {"loss.backward()": "loss.backward(), optimizer.zero_grad()"},
         "it returns nothing": {"return loss.item()": "loss.item()"},
-        "holds the autograd graph": {"loss.item()": "loss"},
-        "not the loss as a plain number": {"loss.item()": "loss.item() / 2"},
+        "which may hold its autograd graph": {"loss.item()": "loss.detach()"},
+        "not the loss of this batch": {"loss.item()": "loss.item() / 2"},
     },
     "previous_head": {
-        "this head gives": {"share.argmax()": "share[:, :2].argmax()"},
-        "IndexError": lambda maps: looped_search(maps[0]),
+        "the position before gets": {"share.argmax()": "share[:, :2].argmax()"},
     },
     "whole_loss": {
         "called in training mode": {"model.eval()": "pass"},
