@@ -118,7 +118,7 @@ def out_of_place(result, x):
             "x.reshape(*x.shape[:-3], x.shape[-2], -1)": "`view` without `transpose`: heads are mixed with positions",
             "x.transpose(-3, -2)": "heads and positions have changed places, and the last two axes are not merged yet",
             "x": "nothing has changed: the heads still have an axis of their own",
-            "x.transpose(1, 2).reshape(*x.shape[:2], -1)": "one row per head: after `transpose` the sizes are exchanged",
+            "x.transpose(1, 2).reshape(*x.shape[:2], -1)": "one row per head: `transpose` exchanges the sizes too",
             "x.movedim(-3, -1).flatten(-2)": "the heads are interleaved: channel 0 of every head, then channel 1",
             "x.flatten(-3, -2)": "the heads are concatenated along the positions, not along the channels",
             "x.sum(dim=-3)": "the heads are added, and each must keep channels of its own",
@@ -183,7 +183,7 @@ def qkv(seed, B, T, C):
             "torch.cat(answers[::-1], dim=-1)": "the heads are concatenated in reversed order",
             "torch.stack(answers)": "the heads are stacked along a new axis: concatenate them along the channels",
             "sum(answers) / n_head": "the heads are averaged, and each must keep channels of its own",
-            "torch.stack(answers, 1).reshape(q.shape)": "merged by `view` without `transpose`: heads mix with positions",
+            "torch.stack(answers, 1).reshape(q.shape)": "merged by `view`, not `transpose`: heads mix with positions",
         },
         "": {
             "gptlib.attention_weights(q, k) @ v": "`n_head` is not used: this is one head as wide as the model",
