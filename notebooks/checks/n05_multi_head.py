@@ -23,7 +23,6 @@ stages = prediction(
         "queries": {
             (5, 10, 3, 8): "that is after the `view`; the `transpose` puts the axis of heads beside the batch",
             (5, 3, 10, 24): "each head has a third of the 24 channels, not all of them",
-            (5, 3, 8, 10): "positions and channels are exchanged: attention works on (..., T, D)",
         },
         "weights": {
             (5, 10, 10): "that is one matrix per window; each head has a matrix of its own",
@@ -40,8 +39,6 @@ stages = prediction(
     said="the packed projections, the split queries, the weights and the merged heads, each with its shape.",
 )
 
-
-# --- reading maps -------------------------------------------------------------------------------------------------
 
 SEEN = {
     0: "head 0 spreads its weight evenly over the past",
@@ -80,9 +77,6 @@ habits = Habits(
 )
 
 
-# --- merge --------------------------------------------------------------------------------------------------------
-
-
 def numbered(*sizes):
     """Numbers (..., H, T, D) that say where they are: 120 is head 1, position 2, channel 0; windows are thousands."""
     *front, H, T, D = sizes
@@ -117,7 +111,6 @@ def out_of_place(result, x):
         "x.transpose(-3, -2).flatten(-2)": {
             "x.reshape(*x.shape[:-3], x.shape[-2], -1)": "`view` without `transpose`: heads are mixed with positions",
             "x.transpose(-3, -2)": "heads and positions have changed places, and the last two axes are not merged yet",
-            "x": "nothing has changed: the heads still have an axis of their own",
             "x.transpose(1, 2).reshape(*x.shape[:2], -1)": "one row per head: `transpose` exchanges the sizes too",
             "x.movedim(-3, -1).flatten(-2)": "the heads are interleaved: channel 0 of every head, then channel 1",
             "x.flatten(-3, -2)": "the heads are concatenated along the positions, not along the channels",
@@ -133,9 +126,6 @@ def out_of_place(result, x):
 )
 def merged_heads(x):
     return x.transpose(-3, -2).flatten(-2)
-
-
-# --- the loop over heads ------------------------------------------------------------------------------------------
 
 
 def what_moves(answer, q, k, v, n_head):
@@ -163,7 +153,6 @@ def qkv(seed, B, T, C):
         "slice(h * D, (h + 1) * D)": {
             "slice(h, h + D)": "the heads overlap: head 1 begins inside head 0, and the last channels are not used",
             "slice(h * D, h + D)": "the heads get narrower: head h begins at h * D, so it ends at (h + 1) * D",
-            "slice(0, D)": "all heads share the first head's channels",
             "slice(h, None, n_head)": "a head takes every H-th channel: it should take D adjacent channels",
             "slice(h * n_head, (h + 1) * n_head)": "the number of heads and the head size are exchanged in the slice",
         },
@@ -181,7 +170,6 @@ def qkv(seed, B, T, C):
         "torch.cat(answers, dim=-1)": {
             "torch.cat(answers, dim=1)": "the heads are concatenated along the positions, not along the channels",
             "torch.cat(answers[::-1], dim=-1)": "the heads are concatenated in reversed order",
-            "torch.stack(answers)": "the heads are stacked along a new axis: concatenate them along the channels",
             "sum(answers) / n_head": "the heads are averaged, and each must keep channels of its own",
             "torch.stack(answers, 1).reshape(q.shape)": "merged by `view`, not `transpose`: heads mix with positions",
         },
@@ -203,16 +191,11 @@ def repaired_heads(q, k, v, n_head):
     return torch.cat(answers, dim=-1)
 
 
-# --- what each head adds ------------------------------------------------------------------------------------------
-
-
 def shares(result, x, w_qkv, w_out, n_head):
-    """A clue: is the sum over the heads right, and is position 0, which attends only to itself?"""
+    """A clue: is the sum over the heads right?"""
     right = contributions.solution(x, w_qkv, w_out, n_head)
     if same(result.sum(dim=1), right.sum(dim=1), 1e-3):
         return "the heads add up to the right output, but the shares are wrong: which columns belong to which head?"
-    if not same(result[:, :, 0], right[:, :, 0], 1e-3):
-        return "position 0 is wrong, and it attends only to itself: look at the values and at the columns of w_out"
     return None
 
 
@@ -235,9 +218,6 @@ def weights_too(seed, B, T, C):
             "(gathered @ columns.mT).transpose(0, 1)": "the heads are the first axis: (B, H, T, C) is asked for",
             "(gathered @ columns.mT).transpose(1, 2)": "positions come before heads: (B, H, T, C) is asked for",
             "gathered @ columns.mT / n_head": "divided by the number of heads: heads are added, not averaged",
-            "(gathered @ columns.mT).sum(dim=1, keepdim=True) - gathered @ columns.mT": (
-                "that is what is left without each head: what it adds is asked for"
-            ),
         },
     },
     clues=[shares],

@@ -12,12 +12,8 @@ feed_forward_size = prediction(
         512: "these are the weights alone, and a linear layer adds a bias to each of its outputs",
         544: "`down_proj` has biases too, one per output",
         520: "`up_proj` has biases too, one per output",
-        576: "`down_proj` has 8 outputs, not 32, and a bias belongs to an output",
-        592: "a layer has one bias per output, and none for its inputs",
         144: "that is 8 to 8 twice, but the hidden layer has four times as many channels",
         288: "that is `up_proj` alone, and `down_proj` follows",
-        264: "that is `down_proj` alone, and `up_proj` comes before it",
-        40: "these are the biases alone",
         568: "that is more than the feed-forward: the scale and shift of a norm are counted too",
     },
     said="8 · 32 weights and 32 biases in up_proj, 32 · 8 weights and 8 biases in down_proj.",
@@ -32,9 +28,6 @@ zero_init = prediction(
     },
     said="the gradient of each matrix contains the output of the other, so one of them may start at 0, but not both.",
 )
-
-
-# --- LayerNorm ----------------------------------------------------------------------------------------------------
 
 
 def mean_and_variance(result, x, scale, shift, eps):
@@ -72,38 +65,28 @@ ONES, ZEROS, SCALE, SHIFT = torch.tensor([[1.0] * 4, [0.0] * 4, [2.0, 1.0, 3.0, 
             "x.var(dim=-2, keepdim=True, unbiased=False)": "the variance is taken over the positions, not the channels",
             "x.var(unbiased=False)": "one variance for everything: each position has its own, over its channels",
             "x.square().mean(dim=-1, keepdim=True)": "the squares are those of x: subtract the mean before squaring",
-            "(x - mean).square().sum(dim=-1, keepdim=True)": "the squares are summed, not divided by C",
         },
         "torch.sqrt(variance + eps)": {
             "(variance + eps)": "divided by the variance, not by its square root",
             "(torch.sqrt(variance) + eps)": "eps is outside the square root: it is added to the variance",
             "torch.sqrt(variance)": "eps is missing: a position whose channels are all equal gives 0 / 0",
             "torch.sqrt(variance + 1e-6)": "the given eps is not used, but a small number of your own",
-            "torch.sqrt(variance.clamp(min=eps))": "eps is a lower bound of the variance: it is added to it",
-            "torch.sqrt(variance).clamp(min=eps)": "eps is a lower bound of the square root: add it to the variance",
-            "1": "the mean is subtracted, but nothing is divided by the standard deviation",
+            "torch.sqrt(variance.clamp(min=eps))": "eps is a lower bound of the variance here: add it",
+            "torch.sqrt(variance).clamp(min=eps)": "eps is a lower bound of the root here: add it to the variance",
         },
-        "scale * (x": {
-            "(x": "the scale is missing",
-            "(1 + scale) * (x": "1 + scale multiplies: a scale of 1 changes nothing",
-            "shift + (x": "scale and shift are both added: the scale multiplies",
-        },
+        "scale * (x": {"(x": "the scale is missing"},
         "+ shift": {
             "": "the shift is missing",
-            "+ scale * shift": "the scale multiplies the shift too: the shift comes last",
+            "+ scale * shift": "the scale multiplies the shift too: the shift is last",
         },
         "": {
-            "right(x.mT, scale[0], shift[0], eps).mT * scale / scale[0] + shift - shift[0] * scale / scale[0]": (
-                "normalized over the positions (axis T), not over the channels"
-            ),
-            "right(x * scale, 1, shift, eps)": "the scale is applied before the normalization, which undoes part of it",
+            "right(x * scale, 1, shift, eps)": "the scale is applied before the normalization, which undoes part of it"
         },
     },
     clues=[mean_and_variance],
     errors={
         "must match": "shapes do not fit: mean and variance keep their axis with `keepdim`; scale and shift are (C,)",
         "to unpack": "x is (T, C) or (B, T, C), so do not unpack its shape: the channels are axis -1",
-        "Dimension out of range": "x is (T, C) or (B, T, C): the channels are axis -1 in both",
     },
     said="each position has its own mean and variance, eps is inside the square root, scale and shift come last.",
 )
@@ -113,30 +96,15 @@ def layer_norm(x, scale, shift, eps):
     return scale * (x - mean) / torch.sqrt(variance + eps) + shift
 
 
-# --- the block ----------------------------------------------------------------------------------------------------
-
-
-class Part:
-    """A function that says what it does when it is printed."""
-
-    def __init__(self, does, function):
-        self.does, self.function = does, function
+class Part(str):
+    """A function of x that is printed as what it does."""
 
     def __call__(self, x):
-        return self.function(x)
-
-    def __repr__(self):
-        return self.does
+        return eval(self)
 
 
-LESS, HALF, DOUBLE = (
-    Part("subtracts 1", lambda x: x - 1),
-    Part("halves", lambda x: x / 2),
-    Part("doubles", lambda x: 2 * x),
-)
-ZERO, SQUARE = Part("gives 0", torch.zeros_like), Part("squares", torch.square)
-CENTER = Part("subtracts the mean", lambda x: x - x.mean(dim=-1, keepdim=True))
-PAST = Part("averages the past", lambda x: x.cumsum(-2) / torch.arange(1, x.shape[-2] + 1)[:, None])
+LESS, HALF, DOUBLE, SQUARE, ZERO = [Part(text) for text in ("x - 1", "x / 2", "2 * x", "x**2", "0 * x")]
+CENTER, SUM = Part("x - x.mean(dim=-1, keepdim=True)"), Part("x.cumsum(dim=-2)")
 X, BATCH = torch.tensor([[3.0, 5.0]]), tensors(0, (2, 4, 3))[0]
 
 
@@ -157,8 +125,8 @@ def which_half(result, x, norm1, attention, norm2, feed_forward):
         (X, LESS, DOUBLE, HALF, ZERO),
         (X, LESS, ZERO, HALF, SQUARE),
         (X, LESS, DOUBLE, HALF, SQUARE),
-        (BATCH[0], CENTER, PAST, HALF, SQUARE),
-        (BATCH, HALF, PAST, CENTER, SQUARE),
+        (BATCH[0], CENTER, SUM, HALF, SQUARE),
+        (BATCH, HALF, SUM, CENTER, SQUARE),
     ],
     pairs=True,
     mistakes={
@@ -169,7 +137,6 @@ def which_half(result, x, norm1, attention, norm2, feed_forward):
             "x = attention(norm1(x))": "the skip connection past attention is missing",
             "x = x + attention(x)": "attention reads x without norm1",
             "x = x + attention(norm2(x))": "attention reads through norm2: it has norm1",
-            "pass": "attention is missing",
         },
         "return x + feed_forward(norm2(x))": {
             "return norm2(x) + feed_forward(norm2(x))": "norm2 is in the residual stream: x itself skips this step",
@@ -178,7 +145,6 @@ def which_half(result, x, norm1, attention, norm2, feed_forward):
             "return feed_forward(norm2(x))": "the skip connection past the feed-forward is missing",
             "return x + feed_forward(x)": "the feed-forward reads the residual stream without norm2",
             "return x + feed_forward(norm1(x))": "norm1 is used twice: the feed-forward has norm2",
-            "return x": "the feed-forward is missing",
         },
         "": {
             "(x := norm1(x)) + attention(x) + feed_forward(norm2(x))": (
@@ -195,9 +161,6 @@ def which_half(result, x, norm1, attention, norm2, feed_forward):
 def repaired_block(x, norm1, attention, norm2, feed_forward):
     x = x + attention(norm1(x))
     return x + feed_forward(norm2(x))
-
-
-# --- the norm folded into the layer after it ----------------------------------------------------------------------
 
 
 def pair_of(answer, scale, shift, weight, bias):
@@ -221,7 +184,6 @@ def pair_of(answer, scale, shift, weight, bias):
         "weight * scale": {
             "weight": "the weight is the old one: the scale multiplies every channel before it",
             "weight / scale": "the weight is divided by the scale: it multiplies",
-            "weight + scale": "the scale is added to the weight: it multiplies the channels",
             "weight * scale + shift": "the shift is in the new weight: it belongs to the bias",
             "weight * shift": "the weight is multiplied by the shift, not by the scale",
             "(weight * scale).mT": "the new weight is transposed: (N, C) is expected",
@@ -232,11 +194,9 @@ def pair_of(answer, scale, shift, weight, bias):
             "weight @ shift": "the old bias is lost",
             "bias + (weight * scale) @ shift": "the scale is in the new bias: the shift is added after the scale",
             "bias - weight @ shift": "the shift is subtracted: it is added",
-            "bias + weight @ scale": "the scale is where the shift belongs in the new bias",
             "bias + shift.sum()": "the shift is summed without the weight: it must pass through it",
             "bias + shift": "the shift is added to the bias as it is: it passes through the weight like any channel",
             "bias + shift @ weight": "the shift passes through the weight along the wrong axis",
-            "bias * scale + weight @ shift": "the scale multiplies the bias, which does not pass through the norm",
         },
     },
     said="the norm and the layer are one linear step now, and only the mean and the division remain outside.",

@@ -80,7 +80,6 @@ WRONG = {
         "position 0 has the variance 0.58": lambda *given: looped_norm(*given).tanh(),
         "mean and variance keep their axis": {"x.mean(dim=-1, keepdim=True)": "x.mean(dim=-1)"},
         "do not unpack its shape": shape_unpacked,
-        "the channels are axis -1 in both": {"x.mean(dim=-1, keepdim=True)": "x.mean(dim=2, keepdim=True)"},
     },
     "repaired_block": {
         "with both sublayers giving 0": lambda x, *parts: 3 * x,
