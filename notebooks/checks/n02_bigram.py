@@ -151,7 +151,7 @@ LOSS = f"-log_p.{GATHER}.mean()"
     },
     clues=[out_of_range],
     demands=[reaches_the_logits],
-    forbidden={"F.cross_entropy F.nll_loss torch.log_softmax": "write out what it does"},
+    forbidden={"F.cross_entropy F.nll_loss torch.log_softmax torch.logsumexp": "write out what it does"},
     said="the mean surprisal in nats, also for logits of 1,000 and -1,000, and `backward` goes through it.",
 )
 def steady_loss(logits, targets):
@@ -188,7 +188,7 @@ SAMPLES = 4000  # per row: a share is then within 0.04 of its probability, but f
 
 def shares(answer, table):
     """How often each token is sampled after each: (V, V). For the solution, how often it should be."""
-    if answer is drawn_tokens.solution:
+    if answer is sampled_tokens.solution:
         return torch.cat([table[:, :-1], 1 - table[:, :-1].sum(dim=1, keepdim=True)], dim=1)
     V = len(table)
     now = torch.arange(V).repeat(SAMPLES)
@@ -241,6 +241,7 @@ RAND = "torch.rand(len(now), 1, generator=generator)"
             ".cumsum(dim=1)": "the last end is kept: where rounding leaves it below 1, the result can be V",
         },
         RAND: {
+            RAND.replace("1,", "len(table) - 1,"): "each end has a random number of its own: one per sample is needed",
             RAND.replace("len(now)", "1"): "one random number for all of `now`: each token needs its own",
             RAND.replace("rand", "randn"): "the random numbers are normally distributed: uniform ones are needed",
         },
@@ -256,14 +257,14 @@ RAND = "torch.rand(len(now), 1, generator=generator)"
         },
     },
     call=shares,
-    errors={"must match the size of tensor": "two sizes differ: has r the shape (B, 1), one number per row of `ends`?"},
+    errors={"must match the size of tensor": "two sizes differ: r should be (B, 1), and `ends` (B, V - 1)"},
     clues=[too_often],
     demands=[obeys_generator(lambda answer, generator: answer(THREE.clone(), torch.arange(3).repeat(99), generator))],
     forbidden={"torch.multinomial": "do without it"},
     tolerance=0.04,
     said="each token comes as often as the row of the one before it says, and the generator decides which.",
 )
-def drawn_tokens(table, now, generator):
+def sampled_tokens(table, now, generator):
     ends = table[now].cumsum(dim=1)[:, :-1]
     r = torch.rand(len(now), 1, generator=generator)
     return (r >= ends).sum(dim=1)

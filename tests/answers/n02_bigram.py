@@ -36,7 +36,8 @@ def broken_table(ids, V):
 
 
 def row_by_row(logits, targets):
-    return sum(torch.logsumexp(row, dim=0) - row[target] for row, target in zip(logits, targets)) / len(targets)
+    differences = [row - row[target] for row, target in zip(logits, targets)]
+    return sum(d.max() + (d - d.max()).exp().sum().log() for d in differences) / len(targets)
 
 
 def by_difference(logits, targets):
@@ -47,10 +48,6 @@ def by_difference(logits, targets):
 
 def floored(logits, targets):
     return -(logits.softmax(1)[torch.arange(len(targets)), targets] + 1e-9).log().mean()
-
-
-def half_cut_off(logits, targets):
-    return (logits.logsumexp(dim=1).detach() - logits[torch.arange(len(targets)), targets]).mean()
 
 
 def by_search(table, now, generator):
@@ -86,7 +83,7 @@ RIGHT = {
     "counted_table": [by_loop, by_numpy, by_einsum],
     "steady_loss": [row_by_row, by_difference],
     "jumping_curve": [Several(["B", LOWEST]), Several([" (b) ", torch.tensor(0.42)])],
-    "drawn_tokens": [by_search, one_by_one, by_race],
+    "sampled_tokens": [by_search, one_by_one, by_race],
 }
 WRONG = {
     "two_losses": {"fresh: 3.89: the token that comes": Several([3.89, 1.61]), "4.5 is too high": Several([4.5, 1.61])},
@@ -99,12 +96,12 @@ WRONG = {
         "the loss stops at 20.72": floored,
         "a loss is negative": {"-log_p.gather": "-3 - log_p.gather"},
         "cut off from the logits": lambda *given: row_by_row(*given).detach(),
-        "but its gradient is not": half_cut_off,
+        "but its gradient is not": {"keepdim=True).log()": "keepdim=True).log().detach()"},
         "`F.cross_entropy` is called": F.cross_entropy,
         "`torch.log_softmax` is called": lambda x, y: -x.log_softmax(1)[torch.arange(len(y)), y].mean(),
     },
     "jumping_curve": {"reason: choose one of": Several(["e", LOWEST]), "it still falls": Several(["b", 0.43])},
-    "drawn_tokens": {
+    "sampled_tokens": {
         "is sampled, and there are only the tokens": {".sum(dim=1)": ".sum(dim=1) - 1"},
         "it changes `now` in place": over_now,
         "the shape is (12000, 1)": lambda *given: by_race(*given)[:, None],
@@ -112,7 +109,7 @@ WRONG = {
         "is sampled too often": lambda table, *given: by_race(table**2, *given),
         "is sampled too seldom": lambda table, *given: by_race(table**0.5, *given),
         "two calls with the same seed differ": lambda table, now, _: by_race(table, now, None),
-        "has r the shape (B, 1)": {"len(now), 1,": "len(now),"},
+        "two sizes differ": {"len(now), 1,": "len(now),"},
         "`torch.multinomial` is called": by_multinomial,
     },
 }
