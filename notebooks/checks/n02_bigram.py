@@ -19,7 +19,6 @@ two_losses = prediction(
             math.log2(50): "this is in bits; in nats the logarithm is the natural one",
             1 / 50: "this is the probability of each token; the loss is its surprisal",
             50: "this is the perplexity, the number of equally likely choices; the loss is its logarithm",
-            math.log(65): "that is an untrained model of 65 tokens; this one has 50",
             math.log(49): "the token that comes is one of the 50 choices too",
         },
         "trained": {
@@ -29,7 +28,6 @@ two_losses = prediction(
             math.log2(5): "this is in bits; in nats the logarithm is the natural one",
             math.log(50) / 10: "a tenth of the choices is not a tenth of the loss: their logarithms differ by ln 10",
             math.log(10): "this is what training has gained, the difference of the two losses",
-            math.log(45): "45 tokens are ruled out; the choice is between the other five",
         },
     },
     tolerance=0.003,
@@ -76,7 +74,6 @@ def row_sums(table, ids, V):
         "counts / counts.sum(dim=1, keepdim=True)": {
             "counts / counts.sum(dim=0)": "columns sum to 1, rows do not: the sums run over the wrong axis",
             "counts / counts.sum(dim=1)": "columns are divided, not rows: the row sums need `keepdim=True`",
-            "counts / counts.sum()": "the whole table sums to 1: these are shares of all pairs, not of a row",
             "counts / (counts - 1).sum(dim=1, keepdim=True)": "one is added, but not to the sums of the rows",
             "counts": "these are counts: each row is still to be divided by its sum",
         },
@@ -89,11 +86,9 @@ def counted_table(ids, V):
     return counts / counts.sum(dim=1, keepdim=True)
 
 
-def out_of_range(loss, logits, targets):
-    """A clue: a loss below 0, or one that cannot become large."""
+def held_down(loss, logits, targets):
+    """A clue: a loss that cannot become large."""
     right = F.cross_entropy(logits, targets)
-    if loss < 0:
-        return "a loss is negative, and no surprisal is below 0"
     if right > 100 and loss < 0.9 * right:
         return f"the loss stops at {loss:.4g}: what keeps the logarithm finite also hides how large the loss is"
     return None
@@ -134,10 +129,8 @@ LOSS = f"-log_p.{GATHER}.mean()"
             f"-log_p.{GATHER}.sum()": "the surprisals are summed, and their mean is asked for",
             f"-log_p.{GATHER}[:, 0]": "it is one number per prediction: the loss is their mean",
             f"{LOSS} / math.log(2)": "it is in bits: in nats the logarithm is the natural one",
-            f"{LOSS}.exp()": "this is the perplexity: the loss is its logarithm",
             f"-log_p.exp().{GATHER}.mean().log()": "the mean is taken before the logarithm: first each surprisal",
             "-log_p[:, targets].mean()": "`[:, targets]` picks whole columns: one entry per row is meant",
-            "-log_p.mean()": "the targets are not used",
         },
         "": {
             f"-logits.softmax(dim=1).{GATHER}.log().mean()": "a probability became 0 before its logarithm was taken",
@@ -149,7 +142,7 @@ LOSS = f"-log_p.{GATHER}.mean()"
             "right(logits.softmax(dim=1), targets)": "the softmax is taken twice",
         },
     },
-    clues=[out_of_range],
+    clues=[held_down],
     demands=[reaches_the_logits],
     forbidden={"F.cross_entropy F.nll_loss torch.log_softmax torch.logsumexp": "write out what it does"},
     said="the mean surprisal in nats, also for logits of 1,000 and -1,000, and `backward` goes through it.",

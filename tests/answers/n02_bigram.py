@@ -94,7 +94,6 @@ WRONG = {
     },
     "steady_loss": {
         "the loss stops at 20.72": floored,
-        "a loss is negative": {"-log_p.gather": "-3 - log_p.gather"},
         "cut off from the logits": lambda *given: row_by_row(*given).detach(),
         "but its gradient is not": {"keepdim=True).log()": "keepdim=True).log().detach()"},
         "`F.cross_entropy` is called": F.cross_entropy,
