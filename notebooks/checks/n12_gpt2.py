@@ -1,0 +1,280 @@
+"""Checks of notebook 12: counting blocks, names, splitting a matrix, a fault in one block, a loss over a long text."""
+
+import itertools
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import gptlib
+
+from .compare import plain, tensors
+from .exercise import Exercise, exercise, prediction
+from .report import Mistake, shortened
+
+FIT = "(budget - embeddings_and_norm) // block"
+
+
+@exercise(
+    cases=[
+        *[(3_270, 10, 50, 9), (3_269, 10, 50, 9), (1_939, 10, 50, 9), (609, 10, 50, 9), (784, 1, 9, 7)],
+        *[
+            (124_439_808, 768, 50_257, 1_024),
+            (124_439_807, 768, 50_257, 1_024),
+            (0, 10, 900, 9),
+            (41_753, 8, 547, 3_196),
+        ],
+    ],
+    mistakes={
+        "12 * n_embd**2 + 13 * n_embd": {
+            "12 * n_embd**2": "the biases and norms of a block are left out: 13 C",
+            "12 * n_embd**2 + 9 * n_embd": "the two norms of a block are left out: a scale and a shift each",
+            "11 * n_embd**2 + 12 * n_embd": "attention has four matrices: the fourth is the output projection",
+            "8 * n_embd**2 + 5 * n_embd": "this is the feed-forward layer alone: attention and the norms are missing",
+        },
+        "(vocab_size + context_length + 2) * n_embd": {
+            "(2 * vocab_size + context_length + 2) * n_embd": "the output layer is the token embedding, counted twice",
+            "(vocab_size + 2) * n_embd": "the position embedding is left out: one row per position",
+            "(vocab_size + context_length) * n_embd": "the final norm is left out: 2 C",
+            "0": "the blocks do not have the budget to themselves: the two embeddings and the final norm come first",
+        },
+        f"max(0, {FIT})": {
+            FIT: "a budget that is too small even for the embeddings has room for 0 blocks, not for fewer",
+            f"max(0, -(-{FIT}))": "rounded up: a block that fits only in part does not fit",
+            f"max(0, {FIT.replace('//', '/')})": "the quotient is not rounded down: there are no parts of blocks",
+            f"max(1, {FIT})": "0 can be the answer: a budget may be too small for any block",
+        },
+    },
+    said="whole blocks within the budget; the 124M model gets its 12, and with one parameter less only 11.",
+)
+def blocks_that_fit(budget, n_embd, vocab_size, context_length):
+    embeddings_and_norm = (vocab_size + context_length + 2) * n_embd
+    block = 12 * n_embd**2 + 13 * n_embd
+    return max(0, (budget - embeddings_and_norm) // block)
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+OURS = list(gptlib.gpt2.hf_names(12)) + ["blocks.47.feed_forward.down_proj.weight", "lm_head.weight"]
+THEIRS = {theirs: ours for ours, theirs in gptlib.gpt2.hf_names(48).items()}
+
+
+def swapped(name, one, other):
+    return other.join(part.replace(other, one) for part in name.split(one))
+
+
+@exercise(
+    cases=[(name,) for name in OURS],
+    mistakes={
+        '"wte"': {'"lm_head"': "lm_head is the token embedding, which a released file holds once, as wte"},
+        "format(i)": {
+            "format(int(i or 0) + 1)": "their blocks count from 0, as ours do",
+            "format(i[-1:])": "the number of a block may have two digits",
+        },
+        ".{kind}": {".weight": "every name ends in .weight, and the biases are lost", "": "weight or bias is missing"},
+        "": {
+            "ours": "the name comes back as it was passed",
+            "right(swapped(ours, 'norm1', 'norm2'))": "the two norms are exchanged: ln_1 comes before attention",
+            "right(swapped(ours, 'qkv_proj', 'out_proj'))": "exchanged in attention: c_attn makes q, k and v",
+            "right(swapped(ours, 'up_proj', 'down_proj'))": "exchanged in the feed-forward layer: c_fc projects up",
+            "swapped(right(ours), 'wte', 'wpe')": "wte embeds tokens and wpe positions, not the other way round",
+            "right(ours).replace('mlp.c_proj', 'attn.c_proj')": "the c_proj of the feed-forward layer is in mlp",
+            "right(ours).replace('attn.', '').replace('mlp.', '')": "attn or mlp is missing: a block has two c_proj",
+            "'transformer.' + right(ours)": "`transformer.` is a prefix of some libraries, not of the released names",
+        },
+    },
+    errors={"KeyError: 'lm_head": "lm_head is in no line of `NAMES`: which other parameter is the same matrix?"},
+    clues=[lambda name, ours: f"{name} is the released name of {THEIRS[name]}" if name in THEIRS else None],
+    said="all parameters of a model of 12 blocks, and one of a larger model.",
+)
+def released_name(ours):
+    names = gptlib.gpt2.NAMES | {"lm_head": "wte"}
+    part, kind = ours.rsplit(".", 1)
+    i = part.split(".")[1] if part.startswith("blocks.") else ""
+    pattern = part.replace(f".{i}.", ".{}.", 1)
+    return f"{names[pattern].format(i)}.{kind}"
+
+
+PER_HEAD = "weight.mT.unflatten(0, (n_head, 3, -1)).transpose(0, 1)"
+
+
+def three(answer, weight, n_head):
+    """q, k and v, which may come as one tensor (3, H, D, C)."""
+    result = answer(weight, n_head)
+    return tuple(result) if isinstance(result, Tensor) and result.ndim and len(result) == 3 else result
+
+
+@exercise(
+    cases=[(torch.arange(3.0 * C**2).view(C, 3 * C), H) for C, H in [(2, 2), (2, 1), (4, 2), (6, 2), (6, 3), (12, 4)]],
+    mistakes={
+        "weight.mT.chunk(3, dim=0)": {
+            "weight.chunk(3, dim=1)": "not transposed: the thirds are (in, out) as in the file, and ours are (out, in)",
+            "weight.reshape(3, len(weight), -1)": "reshaped in memory order, where each row holds parts of q, k and v",
+            "(weight[:, i::3].mT for i in range(3))": "every third column is taken: the first C columns make queries",
+            f"{PER_HEAD}.flatten(1, 2)": "q, k and v are taken per head, as some models store them: here q comes first",
+        },
+        "in (q, k, v)": {
+            "in (k, q, v)": "queries and keys are exchanged: the order is q, k, v",
+            "in (q, v, k)": "keys and values are exchanged: the order is q, k, v",
+        },
+        "part.unflatten(0, (n_head, -1))": {
+            "part.unflatten(0, (-1, n_head)).transpose(0, 1)": "the rows go to the heads in turn: D rows in a row",
+            "part.unflatten(0, (n_head, -1)).mT": "each head is (C, D), and (D, C) is asked for: its outputs are rows",
+            "part.unflatten(1, (n_head, -1)).transpose(0, 1)": "the inputs are split: each head reads all C channels",
+            "part": "the heads are not separated: this is (C, C), and (H, D, C) is asked for",
+        },
+    },
+    call=three,
+    said="queries, keys and values of every head, row by row, for matrices of four widths.",
+)
+def split_qkv(weight, n_head):
+    q, k, v = weight.mT.chunk(3, dim=0)
+    return tuple(part.unflatten(0, (n_head, -1)) for part in (q, k, v))
+
+
+def found(answer, ours, theirs, tolerance):
+    i = answer(list(ours[:, None]), list(theirs[:, None]), tolerance)  # (1, T, C) each
+    if i is not None and (isinstance(i, bool) or plain(i) is None or plain(i) % 1 or plain(i) < 0):
+        raise Mistake(f"it returns {shortened(i)}, and the number of a state or None is expected")
+    return str(i if i is None else int(plain(i)))
+
+
+def gap_there(result, ours, theirs, tolerance):
+    """A clue: how far apart the states are at the index that was found."""
+    gap = (ours - theirs)[int(result)].abs().max().item()
+    if gap <= tolerance:
+        return f"in state {result} no number differs by more than {gap:.3g}, and the tolerance is {tolerance:g}"
+    return f"state {result} differs, and state {first_difference.solution(ours, theirs, tolerance)} before it too"
+
+
+def states(*rows):
+    """(L, T, C) with T = C = 2."""
+    return torch.tensor(rows, dtype=torch.float32).view(-1, 2, 2)
+
+
+NO, ALL, NAN, BIG = (0, 0, 0, 0), (1, 1, 1, 1), (0, math.nan, 0, 0), (1e5, 3, 0, 0)
+ZEROS, DEEP, NOISE = states(NO, NO, NO), *tensors(0, (7, 5, 8), (7, 5, 8))
+NEAR = DEEP + 1e-6 * NOISE
+LARGEST = "max(range(len(ours)), key=lambda i: (ours[i] - theirs[i]).abs().max().nan_to_num(9))"
+
+
+class WithBlock(Exercise):
+    """A function, and the number of the block that the notebook alters; without it the function alone is checked."""
+
+    def examine(self, answer, block=3):
+        super().examine(answer)
+        state = "that is the number of the state, and state 0 comes from the embeddings: which block's output is it?"
+        wrong = {4: state, 5: "block 5 computes what it should: its input differs already"}
+        wrong |= dict.fromkeys((0, 1, 2), "the output of this block agrees")
+        return prediction({"altered_block": 3}, {"altered_block": wrong}, self.said).examine({"altered_block": block})
+
+
+@partial(
+    WithBlock,
+    cases=[
+        *[(states(NO, (0, 0, 0, -0.5), (2, 0, 0, 0)), ZEROS, 0.25), (ZEROS, states(NO, NO, NO), 0.25)],
+        (states((0.25, 0, 0, -0.25), NO, (0, 0.75, 0, 0), NO), states(NO, NO, NO, NO), 0.5),
+        *[(states((0, 0.75, 0, 0), NO, (0, 0, -1, 0)), ZEROS, 0.5), (states(NO, (0.5, 0, 0, 0), ALL), ZEROS, 0.5)],
+        (states(BIG, (1e5 + 0.75, 3, 0, 0), (1e5 + 2, 3, 0, 0)), states(BIG, BIG, BIG), 0.5),
+        *[(states(NO, NAN, ALL), ZEROS, 0.5), (states(NO, NAN, ALL), states(NO, NAN, NO), 0.5)],
+        *[(NEAR, DEEP, 1e-4), (NEAR - 1e-3 * (torch.arange(7) > 2).view(7, 1, 1), DEEP, 1e-4)],
+    ],
+    mistakes={
+        "not (one - other).abs().max() <= tolerance": {
+            "(one - other).abs().max() > tolerance": "nan is not noticed: every comparison with nan is false",
+            "not (one - other).abs().max() < tolerance": "a difference of exactly the tolerance is within it",
+            "not (one - other).abs().mean() <= tolerance": "the mean is compared: one number that differs is enough",
+            "not (one - other).max() <= tolerance": "the sign counts: a number may be too low as well as too high",
+            "not torch.allclose(one, other, atol=tolerance)": "`allclose` also allows 1e-5 of the number: `rtol=0`",
+            "not torch.allclose(one, other, 0, tolerance, True)": "nan in both counts as equal, and it is a difference",
+            "not torch.equal(one, other)": "the tolerance is not used: rounding alone makes a difference",
+        },
+        "return i": {
+            "return i + 1": "the states are counted from 1, and the first is 0",
+            "return i - 1": "this is the block; the number of the state is asked for",
+            "last = i\n    return locals().get('last')": "this is the last state that differs, not the first",
+            "return i or None": "0 is false in Python: state 0 is taken for no difference",
+        },
+        "": {f"{LARGEST} if right(ours, theirs, tolerance) is not None else None": "the largest need not be the first"},
+    },
+    said="the first state that differs, in ten pairs of lists; and the altered block is the one before it.",
+    call=found,
+    clues=[gap_there],
+)
+def first_difference(ours, theirs, tolerance):
+    for i, (one, other) in enumerate(zip(ours, theirs)):
+        if not (one - other).abs().max() <= tolerance:
+            return i
+    return None
+
+
+TABLE = tensors(5, (4, 4), spread=1.0)[0]
+
+
+def reader(read):
+    """A small model whose logits depend on all of its window; the windows are appended to `read`."""
+
+    def logits_of(idx):
+        assert idx.ndim == 2, f"`logits_of` takes (B, T), got {tuple(idx.shape)}"
+        read.extend(idx.tolist())
+        return TABLE[idx] + TABLE[idx].cumsum(dim=1) / 2
+
+    return logits_of
+
+
+def windows_found(answer, *inputs):
+    """A probe: which windows are read."""
+    answer(reader(mine := []), *inputs)
+    sliding_loss.solution(reader(right := []), *inputs)
+    for i, (one, other) in enumerate(itertools.zip_longest(mine, right, fillvalue="nothing")):
+        if one != other:
+            return f"window {i} should read {other}, and it reads {one}"
+    return "the windows are right: look at which of their predictions are scored, and with which targets"
+
+
+TEXT = torch.tensor([0, 1, 3, 2, 2, 1, 0, 3, 1, 1, 2, 0, 3, 0, 0, 1])
+LAST = "-stride if start else 0 :"
+WINDOWS = "(1 - (len(ids) - 1 - context) // -stride)"
+
+
+@exercise(
+    cases=[(TEXT[:n], *sizes) for n, *sizes in [(6, 3, 1), (8, 4, 2), (9, 4, 1), (12, 5, 2), (16, 6, 4), (14, 4, 3)]],
+    also={"right where windows overlap, wrong for stride = context": [(TEXT[:9], 4, 4), (TEXT[:2], 1, 1)]},
+    mistakes={
+        "logits[scored - start :], ids[scored + 1 : end + 1]": {
+            "logits, ids[start + 1 : end + 1]": "all predictions of every window are scored: some count twice",
+            "logits[-stride:], ids[start + 1 : end + 1][-stride:]": "the first window must score all that it predicts",
+            f"logits[{LAST}], ids[start + 1 : end + 1][{LAST}]": "the last window may have fewer new ones",
+            "logits[scored - start :], ids[scored:end]": "targets equal inputs: nothing is predicted",
+        },
+        'reduction="sum")': {
+            f'reduction="mean") * (len(ids) - 1) / {WINDOWS}': "a mean of means: the first window predicts more tokens"
+        },
+        "end, start + stride": {
+            "end, start + context": "the windows do not overlap: each begins `stride` tokens after the one before it",
+            "end, start + max(1, context - stride)": "the windows move by the overlap, not by `stride`",
+        },
+        "start + context,": {"start + context - 1,": "the windows read one token less than `context`"},
+        "scored < len(ids) - 1": {"start + context < len(ids)": "the last window, which is shorter, is left out"},
+        "total / (len(ids) - 1)": {
+            "total": "a sum, not a mean: divide by the number of predictions",
+            "total / len(ids)": "divided by the number of tokens, and the first is never predicted",
+            "2.718281828 ** (total / (len(ids) - 1))": "this is the perplexity, the exponential of the loss",
+        },
+    },
+    call=lambda answer, ids, context, stride: answer(reader([]), ids, context, stride),
+    probes=[windows_found],
+    seconds=3,
+    said="every token but the first is predicted once, with stride 1, without overlap, and in between.",
+)
+@torch.no_grad()
+def sliding_loss(logits_of, ids, context, stride):
+    total, start, scored = 0.0, 0, 0
+    while scored < len(ids) - 1:
+        end = min(start + context, len(ids) - 1)
+        logits = logits_of(ids[None, start:end])[0]
+        new = F.cross_entropy(logits[scored - start :], ids[scored + 1 : end + 1], reduction="sum")
+        total, scored, start = total + new.item(), end, start + stride
+    return total / (len(ids) - 1)
