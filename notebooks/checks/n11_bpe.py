@@ -1,8 +1,6 @@
 """Checks of notebook 11: merges by hand, longest match, bits per byte, text while it is written, unused tokens."""
 
 import math
-import random
-from collections.abc import Iterator
 from functools import partial
 
 from gptlib import BPETokenizer
@@ -15,11 +13,11 @@ MERGES = [("h", "e"), ("t", "h"), ("he", "r"), ("t", "he"), ("h", "i")]
 
 def misjoined(tokens):
     """A clue: tokens that do not spell the word, that no merge makes, or that can still be merged."""
-    if not isinstance(tokens, (list, tuple)) or not all(isinstance(token, str) for token in tokens):
+    if not isinstance(tokens, (list, tuple)):
         return None
-    if "".join(tokens) != WORD:
-        return f"concatenated, the tokens are {''.join(tokens)!r}, not {WORD!r}"
-    if strange := [token for token in tokens if len(token) > 1 and token not in map("".join, MERGES)]:
+    if (word := "".join(map(str, tokens))) != WORD:
+        return f"concatenated, the tokens are {word!r}, not {WORD!r}"
+    if strange := [token for token in tokens if token not in {*WORD, *map("".join, MERGES)}]:
         return f"no merge makes {strange[0]!r}"
     left = [rank for rank, pair in enumerate(MERGES) if pair in zip(tokens, tokens[1:])]
     return f"the pair of rank {left[0]} is still there: {' and '.join(MERGES[left[0]])}" if left else None
@@ -33,17 +31,13 @@ by_hand = prediction(
             ("th", "i", "the", "r"): "that is the longest token from the left each time; merges do not look for length",
             ("t", "hi", "th", "e", "r"): "the highest rank was merged first, and the lowest comes first",
             ("t", "hi", "t", "her"): "rank 4 was merged before rank 1: rank 1 joins the first h to the t",
-            ("t", "h", "i", "t", "her"): "only the second half is joined: rank 1 finds its pair at the start",
-            ("t", "h", "i", "t", "he", "r"): "only rank 0 was merged: go on with the next rank that finds its pair",
             ("th", "i", "t", "he", "r"): "rank 2 is missing: it joins he, which rank 0 has made, with r",
             tuple(WORD): "nothing is joined yet",
         },
         "joins": {
             5: "five merges are in the table, and not each of them finds its pair",
             4: "these are the tokens; every join leaves one token fewer than there were",
-            7: "these are the letters, before the first join",
             2: "a token of three letters takes two joins",
-            6: "joining seven letters into a single token would take six",
         },
     },
     said="h e, then t h, then he r: three joins, and seven letters become four tokens.",
@@ -51,69 +45,37 @@ by_hand = prediction(
 )
 
 
-# --- longest match ------------------------------------------------------------------------------------------------
-
-
-class Vocabulary(set):
-    """Tokens that are shown in order, with the single bytes of a piece."""
-
-    def __repr__(self):
-        return f"{{{', '.join(map(repr, sorted(self, key=lambda token: (-len(token), token))))}}}"
-
-
 def case(piece, *tokens):
-    return piece, Vocabulary([*tokens, *(piece[i : i + 1] for i in range(len(piece)))])
+    return piece, {*tokens, *(piece[i : i + 1] for i in range(len(piece)))}
 
 
-def as_list(answer, *inputs):
-    result = answer(*inputs)
-    return list(result) if isinstance(result, Iterator) else result
+GROW = "end = 1\n        while end < len(piece) and piece[: end + 1] in vocabulary:\n            end += 1"
 
 
 @exercise(
     cases=[
-        case(b"a"),
-        case(b"ab", b"ab"),
-        case(b"abcc", b"ab", b"bcc"),
-        case(b"abab", b"ab"),
-        case(b"aaaaa", b"aa", b"aaa"),
-        case(b"cab", b"ab", b"ca", b"cb"),
+        *[case(b"a"), case(b"ab", b"ab"), case(b"abcc", b"ab", b"bcc"), case(b"abab", b"ab"), case(b"", b"a", b"ab")],
+        *[case(b"aaaaa", b"aa", b"aaa"), case(b"abcd ab", b"abcd", b" ab"), case(b" a (a.b) ", b" a", b"(a", b".b")],
         case("déjà".encode(), "é".encode(), "é".encode()[1:] + b"j"),
-        case(b"honorificabilitudinitatibus", b"honorificabilitudin", b"itat", b"itatibus", b"ho"),
-        case(b" a (a.b) ", b" a", b"(a", b".b"),
-        case(b"", b"a", b"ab"),
     ],
     mistakes={
         "while piece[:end] not in vocabulary:\n            end -= 1": {
             "end = 1": "these are single bytes, the shortest tokens that fit",
-            "end = 1\n        while end < len(piece) and piece[: end + 1] in vocabulary:\n            end += 1": (
-                "it stops at the first length that is no token: a longer one may be a token though a shorter one is not"
-            ),
+            GROW: "it stops at the first length that is no token, and a longer one may be a token again",
         },
         "end = len(piece)": {
-            "end = len(piece) - 1 or 1": "a token is never all that is left: does `range` stop early?"
+            "end = len(piece) - 1 or 1": "a token is never all that is left: does a range stop early?"
         },
-        "piece = piece[end:]": {
-            "piece = piece[1:]": "the next token begins where the last one ended, not a byte later"
-        },
-        "while piece:": {"while len(piece) > 1:": "a single byte that is left at the end is lost"},
-        "return tokens": {
-            "return tokens[::-1]": "the tokens are in reverse order",
-            "return tokens[:1]": "only the first token is there: go on with what is left of the piece",
-            "return tokens[:-1]": "the last token is missing",
-            "return list(dict.fromkeys(tokens))": "a token that occurs twice is there once",
-            "return tokens or [b'']": "an empty piece has no tokens, not an empty one",
-        },
+        "piece = piece[end:]": {"piece = piece[1:]": "it goes on one byte later, not where the last token ended"},
         "": {
-            "[t[::-1] for t in right(piece[::-1], {t[::-1] for t in vocabulary})][::-1]": (
-                "it starts at the right end: the first token is the longest that the piece *begins* with"
-            ),
-            "right(piece.strip(), vocabulary)": "spaces at the ends are left out: they are bytes of the piece too",
+            "right(piece, vocabulary)[::-1]": "the tokens are in reverse order",
+            "right(piece, vocabulary)[:1]": "only the first token is there: go on with what is left of the piece",
+            "right(piece, vocabulary)[:-1]": "the last token is missing",
+            "[t[::-1] for t in right(piece[::-1], {t[::-1] for t in vocabulary})][::-1]": "it cuts from the right",
             "[piece]": "the piece comes back whole, and it need not be in the vocabulary",
             "list(piece)": "`piece[0]` is the number of a byte; `piece[:1]` is the byte itself",
         },
     },
-    call=as_list,
     seconds=2,
     said="from the left, the longest token that fits, and every byte once.",
 )
@@ -128,31 +90,19 @@ def longest_match(piece, vocabulary):
     return tokens
 
 
-# --- bits per byte ------------------------------------------------------------------------------------------------
-
-
 class WithBest(Exercise):
     """A function, and the letter that is found with it."""
 
-    best = prediction(
-        {"best": "b"},
-        {
-            "best": {
-                "a": "it has the lowest loss per token, and its text the most tokens: what does all of the text cost",
-                "c": "it has the fewest tokens, and the highest loss for each: what does all of the text cost",
-            }
-        },
-        said="model b needs the fewest bits.",
-    )
+    wrong = {
+        "a": "it has the lowest loss per token, and the most tokens",
+        "c": "it has the fewest tokens, at most loss",
+    }
+    best = prediction({"best": "b"}, {"best": wrong}, said="")
 
     def examine(self, answer, best="b"):
         said = "Right so far; still to do: the function." if untried(answer) else super().examine(answer)
         letter = self.best.examine({"best": best})
         return said if letter.startswith("Right:") else letter
-
-    def wrong_answers(self):
-        yield from super().wrong_answers()
-        yield from ((f"best {letter}", (self.solution, letter), why) for letter, why in self.best.wrong["best"].items())
 
 
 @partial(
@@ -164,28 +114,16 @@ class WithBest(Exercise):
             "": "these are nats: a bit is ln 2 nats",
             "* math.log(2)": "it is multiplied by ln 2: a bit is less than a nat, so there are more of them",
             "/ 2": "it is divided by 2: a nat is 1 / ln 2 bits",
-            "/ math.log(10)": "it is divided by ln 10: a bit is a choice between two",
             "/ 0.693": "0.693 is ln 2 rounded: `math.log(2)` has all of its digits",
         },
-        "loss * n_tokens": {
-            "loss": "the number of tokens is not used: the loss is for one of them",
-            "math.exp(loss) * n_tokens": "the loss is a logarithm, and exp turns it into a perplexity",
-        },
+        "loss * n_tokens": {"loss": "the number of tokens is not used: the loss is for one of them"},
         'len(text.encode("utf-8"))': {
             "len(text)": "it is divided by the characters: some of them are more than one byte",
             "n_tokens": "this is per token: share the sum out over the bytes of the text",
             "8 / len(text.encode())": "it is divided by 8: bits *per* byte are asked for, however many bits it has",
-            "len(text.split())": "it is divided by the words of the text",
         },
-        'whole / len(text.encode("utf-8"))': {
-            "whole": "this is the sum over the whole text",
-            "whole // len(text.encode())": "it is rounded down to an integer: use `/`, not `//`",
-        },
-        "": {
-            "loss / math.log(2) * len(text.encode()) / n_tokens": (
-                "tokens and bytes are exchanged: the loss is per token, so the sum is the loss times the tokens"
-            )
-        },
+        'whole / len(text.encode("utf-8"))': {"whole": "this is the sum over the whole text"},
+        "": {"loss / math.log(2) * len(text.encode()) / n_tokens": "tokens and bytes are exchanged"},
     },
     said="what a text costs, shared out over its bytes; and model b needs the fewest bits.",
 )
@@ -194,25 +132,17 @@ def bits_per_byte(loss, n_tokens, text):
     return whole / len(text.encode("utf-8"))
 
 
-# --- text while it is written -------------------------------------------------------------------------------------
+class Tokens(dict):
+    """A tokenizer of a few tokens that can only decode; a dict, so that it is shown as one."""
 
-
-class Tokens:
-    """A tokenizer that can only decode, with a vocabulary of a few tokens."""
-
-    def __init__(self, vocabulary):
-        self.vocabulary = vocabulary
+    vocabulary = property(lambda self: list(self.values()))
 
     def decode(self, ids):
-        return b"".join(self.vocabulary[i] for i in ids).decode("utf-8", errors="replace")
-
-    def __repr__(self):
-        return repr(dict(enumerate(self.vocabulary)))
+        return b"".join(self[i] for i in ids).decode("utf-8", errors="replace")
 
 
 def parts(*tokens):
-    vocabulary = list(dict.fromkeys(tokens))
-    return [vocabulary.index(token) for token in tokens], Tokens(vocabulary)
+    return [*range(len(tokens))], Tokens(enumerate(tokens))
 
 
 def untimely(strings, ids, tokenizer):
@@ -232,49 +162,34 @@ def untimely(strings, ids, tokenizer):
 
 def in_time(answer, ids, tokenizer):
     """The strings; those of the solution where they are as good, since more than one list can be right."""
-    result = as_list(answer, ids, tokenizer)
+    result = answer(ids, tokenizer)
     if isinstance(result, (list, tuple)) and len(result) == len(ids) and all(isinstance(s, str) for s in result):
         return list(result) if untimely(result, ids, tokenizer) else stream_decode.solution(ids, tokenizer)
     return result
 
 
 E_, T_, MASK = "é".encode(), "東".encode(), "🎭".encode()
-PARTS = [E_[:1], E_[1:], T_[:1], T_[1:], MASK[:3], MASK[3:], b"a", "né".encode(), b"\xff", T_[2:] + MASK[:2], MASK[2:]]
-PICKED = [random.Random(seed).choices(range(len(PARTS)), k=12) for seed in range(3)]
 
 
 @exercise(
     cases=[
-        parts(b"a"),
-        parts(b"to", b" be"),
-        parts(E_[:1], E_[1:]),
-        parts(b"caf" + E_[:1], E_[1:] + b"s", b"."),
-        parts(MASK[:2], MASK[2:] + T_[:2], T_[2:] + E_[:1], E_[1:]),
-        parts(b"to ", MASK[:3]),
-        parts(b"\xff", b"a", b"b"),
-        parts(E_[1:], b"a" + T_[:2], E_, b"d"),
-        parts(b"to ", "�".encode(), b"be", T_[:2]),
-        ([], Tokens([b"a"])),
-        *((ids, Tokens(PARTS)) for ids in PICKED),
+        *[parts(b"a"), parts(b"to", b" be"), parts(E_[:1], E_[1:]), parts(b"caf" + E_[:1], E_[1:] + b"s", b".")],
+        *[parts(MASK[:2], MASK[2:] + T_[:2], T_[2:] + E_[:1], E_[1:]), parts(b"to ", MASK[:3]), parts()],
+        *[parts(b"\xff", b"a", b"b"), parts(E_[1:], b"a" + T_[:2], E_), parts(b"to ", "�".encode(), b"be", T_[:2])],
+        parts(T_[:1], E_[:1], "né".encode(), T_[2:] + MASK[:2], b"a", T_[:2], T_[2:] + MASK[:1], MASK[1:], b"\xff"),
     ],
     mistakes={
-        "if n < len(ids):\n            certain": {
-            "if True:\n            certain": "what is left over at the end is lost: it becomes � in the last string",
-            'if n < len(ids) and certain.endswith("�"):\n            certain = certain[:given]\n            certain': (
-                "a complete character waits with the incomplete one behind it: only the incomplete one must"
-            ),
+        "if n < len(ids)": {"if True": "what is left over at the end is lost: it becomes � in the last string"},
+        'certain.rstrip("�")': {
+            "certain": "a � that was given cannot be taken back: wait until the character is complete",
+            'certain[: given if certain.endswith("�") else None]': "a complete character waits with the incomplete one",
         },
-        '.rstrip("�")': {"": "a � that was given cannot be taken back: wait until the character is complete"},
         "certain[given:]": {"certain": "all complete text so far comes each time: give only what is new"},
         "range(1, len(ids) + 1)": {"range(1, len(ids))": "the last id is left out: `range` stops before its end"},
-        "return strings": {
-            "return [string for string in strings if string]": "an id that completes nothing gets an empty string"
-        },
         "": {
+            "[s for s in right(ids, tokenizer) if s]": "an id that completes nothing gets an empty string",
             "[tokenizer.decode([i]) for i in ids]": "every id is decoded alone: half a character becomes �",
             "[tokenizer.vocabulary[i].decode('utf-8', 'ignore') for i in ids]": "incomplete characters are thrown away",
-            "[tokenizer.decode(ids[: n + 1]) for n in range(len(ids))]": "all text so far comes each time",
-            "[''] * (len(ids) - 1) + [tokenizer.decode(ids)] * bool(ids)": "all text comes with the last id",
             "[tokenizer.decode(ids)]": "the text is right, in one string: give one for each id",
             "list(tokenizer.decode(ids))": "these are single characters: give one string for each id",
         },
@@ -294,9 +209,6 @@ def stream_decode(ids, tokenizer):
     return strings
 
 
-# --- unused tokens ------------------------------------------------------------------------------------------------
-
-
 class Learned(BPETokenizer):
     """A tokenizer that is shown with its tokens from 256 on."""
 
@@ -307,60 +219,43 @@ class Learned(BPETokenizer):
         return repr(dict(list(enumerate(self.vocabulary))[256:]))
 
 
+BYTES = "tokenizer.vocabulary[i].decode('utf-8', 'replace')"
 THE = ("h+e", "t+he", " +the", " +t", "o+r")
 
 
 @exercise(
     cases=[
-        (Learned("t+h", "th+e"), "the"),
-        (Learned("t+h", "th+e"), "the path"),
-        (Learned(*THE[:2]), "he, the she"),
+        *[(Learned("t+h", "th+e"), "the"), (Learned("t+h", "th+e"), "the path"), (Learned(*THE[:2]), "he, the she")],
         (Learned(*THE, special=()), "the theme of the other"),
         (Learned(*THE, special=("<|user|>", "[end]")), "to the other thing"),
-        (Learned("a+n", " +an", "an+d", " an+d"), "and a man and an end"),
-        (Learned("x+y", *THE, "z+z"), "other"),
-        (Learned("T+h", "Th+e", "\n+\n"), "The The\n\n"),
+        *[(Learned("x+y", *THE, "z+z"), "other"), (Learned("T+h", "Th+e", "\n+\n"), "The The\n\n")],
     ],
     pairs=True,
     mistakes={
         "range(256, end)": {
             "range(end)": "the bytes are counted too, and no merge made them",
             "range(257, end)": "the first merge is left out: it made id 256",
-            "range(256, end - 1)": "the last merge is left out",
-            "range(256, tokenizer.vocab_size)[: -len(tokenizer.special_tokens)]": (
-                "where there are no special tokens, `[:-0]` leaves nothing"
-            ),
+            "range(256, tokenizer.vocab_size)[: -len(tokenizer.special_tokens)]": "no special tokens: `[:-0]` is empty",
         },
         "- len(tokenizer.special_tokens)": {
             "": "the special tokens are counted too, and no merge made them",
             "- 1": "it takes only the last id for a special token: there may be none, or several",
         },
         "if i not in used": {
-            "if tokenizer.vocabulary[i].decode('utf-8', 'replace') not in text": (
-                "it looks for a token's letters in the text: they may be there inside a longer token"
-            ),
+            f"if {BYTES} not in text": "it looks for a token's letters in the text: a longer token may hold them",
             "if i in used": "these are the tokens that the text uses",
             "": "these are all tokens that merges made",
         },
         "set(tokenizer.encode(text))": {
-            "{i for word in text.split() for i in tokenizer.encode(word)}": (
-                "the text is encoded word by word, without its spaces: they are part of tokens"
-            ),
-            "{i for line in text.splitlines() for i in tokenizer.encode(line)}": (
-                "the text is encoded line by line, without its line breaks: they are part of tokens too"
-            ),
-        },
-        "[i for i in range(256, end) if i not in used]": {
-            "[i - 256 for i in range(256, end) if i not in used]": "these are ranks: the merge of rank 0 made id 256",
-            "[i for i in range(256, end) if i not in used][::-1]": "the highest id comes first",
+            "{i for word in text.split() for i in tokenizer.encode(word)}": "encoded word by word: spaces are part of tokens",
+            "{i for s in text.split('\\n') for i in tokenizer.encode(s)}": "the text is encoded line by line: the breaks are part of tokens",
         },
         "": {
-            "[i for i, t in enumerate(tokenizer.vocabulary) if t.decode('utf-8', 'replace') not in text]": (
-                "both faults are still there: it looks for letters, and counts bytes and special tokens"
-            )
+            "[i - 256 for i in right(tokenizer, text)]": "these are ranks: the merge of rank 0 made id 256",
+            "right(tokenizer, text)[::-1]": "the highest id comes first",
+            f"[i for i in range(tokenizer.vocab_size) if {BYTES} not in text]": "both faults of the original are there",
         },
     },
-    call=as_list,
     said="all tokens that were only a step on the way to others, or are not of this text, and no byte among them.",
 )
 def unused(tokenizer, text):

@@ -22,13 +22,6 @@ def by_alternatives(piece, vocabulary):
     return re.findall(b"|".join(map(re.escape, sorted(vocabulary, key=lambda t: -len(t)))), piece, re.DOTALL)
 
 
-def yielded(piece, vocabulary):
-    while piece:
-        first = max(token for token in vocabulary if piece.startswith(token))  # of two prefixes the longer sorts later
-        yield first
-        piece = piece.removeprefix(first)
-
-
 def remembering(ids, tokenizer):
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     strings = [decoder.decode(tokenizer.vocabulary[i]) for i in ids]
@@ -38,13 +31,14 @@ def remembering(ids, tokenizer):
 
 
 def look_back(ids, tokenizer):
-    given = ""
+    given, strings = "", []
     for n in range(len(ids)):
         text = tokenizer.decode(ids[: n + 1])
         while text.endswith("�") and n + 1 < len(ids):
             text = text[:-1]
-        yield text.removeprefix(given)
+        strings.append(text.removeprefix(given))
         given = text
+    return strings
 
 
 def by_difference(tokenizer, text):
@@ -55,7 +49,7 @@ def by_difference(tokenizer, text):
 def by_counts(tokenizer, text):
     counts = torch.bincount(torch.tensor(tokenizer.encode(text)), minlength=tokenizer.vocab_size)
     counts = counts[: tokenizer.vocab_size - len(tokenizer.special_tokens)]
-    return (np.int64(256 + i) for i in (counts[256:] == 0).nonzero().flatten().tolist())
+    return [np.int64(256 + i) for i in (counts[256:] == 0).nonzero().flatten().tolist()]
 
 
 def right_bits(loss, n_tokens, text):
@@ -75,7 +69,7 @@ def one_early(ids, tokenizer):
 TOKENS = ["th", "i", "t", "her"]
 RIGHT = {
     "by_hand": [Several([tuple(TOKENS), 3.0]), Several([TOKENS, torch.tensor(3)])],
-    "longest_match": [sorted_once, by_alternatives, yielded, lambda *given: tuple(sorted_once(*given))],
+    "longest_match": [sorted_once, by_alternatives, lambda *given: tuple(sorted_once(*given))],
     "bits_per_byte": [
         Several([right_bits, "B"]),
         Several([lambda loss, n, text: torch.tensor(loss * n / len(text.encode())) / torch.tensor(2.0).log(), "(b)"]),
@@ -96,6 +90,8 @@ WRONG = {
         "IndexError": {"piece = piece[end:]": "piece = [][0]"},
     },
     "bits_per_byte": {
+        "best: a: it has the lowest loss": Several([right_bits, "a"]),
+        "best: c: it has the fewest tokens": Several([right_bits, "c"]),
         "choose one of": Several([right_bits, "d"]),
         "too high": Several([lambda *a: right_bits(*a) + 1, "b"]),
     },
