@@ -4,7 +4,6 @@ import torch
 
 from .compare import tensors
 from .exercise import exercise, prediction
-from .report import Mistake, kind
 
 feed_forward_size = prediction(
     552,
@@ -13,7 +12,6 @@ feed_forward_size = prediction(
         544: "`down_proj` has biases too, one per output",
         520: "`up_proj` has biases too, one per output",
         144: "that is 8 to 8 twice, but the hidden layer has four times as many channels",
-        288: "that is `up_proj` alone, and `down_proj` follows",
         568: "that is more than the feed-forward: the scale and shift of a norm are counted too",
     },
     said="8 · 32 weights and 32 biases in up_proj, 32 · 8 weights and 8 biases in down_proj.",
@@ -163,29 +161,18 @@ def repaired_block(x, norm1, attention, norm2, feed_forward):
     return x + feed_forward(norm2(x))
 
 
-def pair_of(answer, scale, shift, weight, bias):
-    pair = answer(scale, shift, weight, bias)
-    if pair is not None and (not isinstance(pair, (tuple, list)) or len(pair) != 2):
-        raise Mistake(f"it returns {kind(pair)}, and a pair is expected: the new weight and the new bias")
-    if pair is not None and all(isinstance(one, torch.Tensor) for one in pair) and pair[0].ndim < pair[1].ndim:
-        raise Mistake("the pair is in the wrong order: first the new weight (N, C), then the new bias (N,)")
-    return pair and tuple(pair)
-
-
 @exercise(
     cases=[
         tuple(map(torch.tensor, ([2.0, 3.0], [1.0, 10.0], [[1.0, 2.0], [4.0, 0.5]], [5.0, 7.0]))),
         tuple(map(torch.tensor, ([2.0, 3.0], [1.0, 10.0], [[1.0, 2.0], [4.0, 0.5], [-1.0, 1.0]], [5.0, 7.0, 100.0]))),
         tuple(tensors(2, (4,), (4,), (2, 4), (2,))),
     ],
-    call=pair_of,
     pairs=True,
     mistakes={
         "weight * scale": {
             "weight": "the weight is the old one: the scale multiplies every channel before it",
             "weight / scale": "the weight is divided by the scale: it multiplies",
             "weight * scale + shift": "the shift is in the new weight: it belongs to the bias",
-            "weight * shift": "the weight is multiplied by the shift, not by the scale",
             "(weight * scale).mT": "the new weight is transposed: (N, C) is expected",
             "weight * scale[:, None]": "the scale multiplies the N rows of the weight: it belongs to the C channels",
         },

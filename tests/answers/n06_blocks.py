@@ -87,8 +87,8 @@ WRONG = {
         "the step with the feed-forward is wrong": lambda x, n, a, m, f: (h := x + a(n(x))) + 3 * f(m(h)),
     },
     "folded_norm": {
-        "the pair is in the wrong order": lambda *given: by_diagonal(*given)[::-1],
-        "a pair is expected": lambda *given: by_diagonal(*given)[0],
+        "at index 0 of what it returns: the shape is (2,), expected (2, 2)": lambda *given: by_diagonal(*given)[::-1],
+        "it returns a tensor, and a tuple is expected": lambda *given: by_diagonal(*given)[0],
         "at index 1 of what it returns: the shape": lambda *given: (by_diagonal(*given)[0], given[2]),
     },
 }
