@@ -13,12 +13,6 @@ stages = prediction(
         "packed": {
             (5, 10, 24): "that holds one of the three: queries, keys and values are concatenated in one tensor",
             (3, 5, 10, 24): "the three are not separate yet: `qkv_proj` is one layer, and `chunk` comes after it",
-            (
-                5,
-                10,
-                3,
-                24,
-            ): "the three have no axis of their own: a linear layer only changes the size of the last axis",
         },
         "queries": {
             (5, 10, 3, 8): "that is after the `view`; the `transpose` puts the axis of heads beside the batch",
@@ -33,7 +27,6 @@ stages = prediction(
         "merged": {
             (5, 3, 10, 8): "these are not merged yet: the concatenated heads share one axis",
             (5, 10, 8): "that has the size of one head: the heads are concatenated, not added or averaged",
-            (5, 30, 8): "the heads are concatenated along the positions, and it must be along the channels",
         },
     },
     said="the packed projections, the split queries, the weights and the merged heads, each with its shape.",
@@ -98,19 +91,11 @@ def out_of_place(result, x):
 
 
 @exercise(
-    cases=[
-        (numbered(1, 2, 3, 2),),
-        (numbered(2, 3, 4, 2).flip(1),),
-        (numbered(3, 2, 5, 4).flip(1),),
-        (numbered(2, 1, 3, 2),),
-    ],
-    also={
-        "right for (B, H, T, D) only: count the axes from the end": [(numbered(2, 3, 2),), (numbered(2, 2, 3, 4, 2),)]
-    },
+    cases=[(numbered(1, 2, 3, 2),), (numbered(2, 3, 4, 2).flip(1),), (numbered(3, 2, 5, 4).flip(1),)],
+    also={"right for (B, H, T, D) only: count axes from the end": [(numbered(2, 3, 2),), (numbered(2, 2, 3, 4, 2),)]},
     mistakes={
         "x.transpose(-3, -2).flatten(-2)": {
             "x.reshape(*x.shape[:-3], x.shape[-2], -1)": "`view` without `transpose`: heads are mixed with positions",
-            "x.transpose(-3, -2)": "heads and positions have changed places, and the last two axes are not merged yet",
             "x.transpose(1, 2).reshape(*x.shape[:2], -1)": "one row per head: `transpose` exchanges the sizes too",
             "x.movedim(-3, -1).flatten(-2)": "the heads are interleaved: channel 0 of every head, then channel 1",
             "x.flatten(-3, -2)": "the heads are concatenated along the positions, not along the channels",
@@ -160,18 +145,16 @@ def qkv(seed, B, T, C):
             "q[..., own] / n_head**0.5, k[..., own]": "scaled by C, not by the head size",
             "q[..., own] * D**0.5, k[..., own]": "the scores are not scaled: divide by √D",
             "q[..., own] / D**0.5, k[..., own]": "scaled by D, not by its square root",
+            "q[..., own] * (D / n_head) ** 0.5, k[..., own]": "scaled by the number of heads, not by the head size",
             "q[..., own], k[..., own], causal=False": "the mask is missing: the future leaks",
             "k[..., own], q[..., own]": "queries and keys are exchanged: rows belong to queries, columns to keys",
         },
-        "k[..., own]) @": {
-            "k[..., own], causal=False).tril() @": "the mask comes after the softmax: rows do not sum to 1"
-        },
+        "k[..., own]) @": {"k[..., own], causal=False).tril() @": "the mask comes after the softmax"},
         "v[..., own]": {"k[..., own]": "the weights average the keys: it is the values that are averaged"},
         "torch.cat(answers, dim=-1)": {
             "torch.cat(answers, dim=1)": "the heads are concatenated along the positions, not along the channels",
             "torch.cat(answers[::-1], dim=-1)": "the heads are concatenated in reversed order",
-            "sum(answers) / n_head": "the heads are averaged, and each must keep channels of its own",
-            "torch.stack(answers, 1).reshape(q.shape)": "merged by `view`, not `transpose`: heads mix with positions",
+            "torch.stack(answers, 1).reshape(q.shape)": "merged by `view` alone: heads are mixed with positions",
         },
         "": {
             "gptlib.attention_weights(q, k) @ v": "`n_head` is not used: this is one head as wide as the model",

@@ -85,7 +85,7 @@ WRONG = {
         "a row holds numbers of other positions": lambda x: concatenated(x).flip(1),
         "windows are mixed": lambda x: concatenated(x).flip(0),
         "do not come in order": lambda x: concatenated(x).roll(1, -1),
-        "count the axes from the end: it stops with ValueError": four_axes_only,
+        "count axes from the end: it stops with ValueError": four_axes_only,
     },
     "repaired_heads": {
         "the last channels are not used; and scaled by C, not": {
