@@ -115,7 +115,7 @@ def three(answer, weight, n_head):
             "weight.chunk(3, dim=1)": "not transposed: the thirds are (in, out) as in the file, and ours are (out, in)",
             "weight.reshape(3, len(weight), -1)": "reshaped in memory order, where each row holds parts of q, k and v",
             "(weight[:, i::3].mT for i in range(3))": "every third column is taken: the first C columns make queries",
-            f"{PER_HEAD}.flatten(1, 2)": "q, k and v are taken per head, as in some models: here all queries come first",
+            f"{PER_HEAD}.flatten(1, 2)": "q, k and v are taken per head, as in some models: here queries come first",
         },
         "in (q, k, v)": {
             "in (k, q, v)": "queries and keys are exchanged: the order is q, k, v",
