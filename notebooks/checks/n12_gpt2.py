@@ -19,7 +19,7 @@ FIT = "(budget - embeddings_and_norm) // block"
 
 @exercise(
     cases=[
-        *[(3_270, 10, 50, 9), (3_269, 10, 50, 9), (1_939, 10, 50, 9), (609, 10, 50, 9), (784, 1, 9, 7)],
+        *[(3_270, 10, 50, 9), (2_000, 10, 50, 9), (1_939, 10, 50, 9), (609, 10, 50, 9), (784, 1, 9, 7)],
         *[
             (124_439_808, 768, 50_257, 1_024),
             (124_439_807, 768, 50_257, 1_024),
@@ -31,6 +31,7 @@ FIT = "(budget - embeddings_and_norm) // block"
         "12 * n_embd**2 + 13 * n_embd": {
             "12 * n_embd**2": "the biases and norms of a block are left out: 13 C",
             "12 * n_embd**2 + 9 * n_embd": "the two norms of a block are left out: a scale and a shift each",
+            "12 * n_embd**2 + 4 * n_embd": "the biases of the linear layers are left out: 9 C per block",
             "11 * n_embd**2 + 12 * n_embd": "attention has four matrices: the fourth is the output projection",
             "8 * n_embd**2 + 5 * n_embd": "this is the feed-forward layer alone: attention and the norms are missing",
         },
@@ -43,6 +44,7 @@ FIT = "(budget - embeddings_and_norm) // block"
         f"max(0, {FIT})": {
             FIT: "a budget that is too small even for the embeddings has room for 0 blocks, not for fewer",
             f"max(0, -(-{FIT}))": "rounded up: a block that fits only in part does not fit",
+            f"max(0, round({FIT.replace('//', '/')}))": "rounded to the nearest: a part of a block does not fit",
             f"max(0, {FIT.replace('//', '/')})": "the quotient is not rounded down: there are no parts of blocks",
             f"max(1, {FIT})": "0 can be the answer: a budget may be too small for any block",
         },
@@ -75,7 +77,7 @@ def swapped(name, one, other):
         },
         ".{kind}": {".weight": "every name ends in .weight, and the biases are lost", "": "weight or bias is missing"},
         "": {
-            "ours": "the name comes back as it was passed",
+            "None if ours == 'lm_head.weight' else right(ours)": "None for lm_head.weight: which matrix is it?",
             "right(swapped(ours, 'norm1', 'norm2'))": "the two norms are exchanged: ln_1 comes before attention",
             "right(swapped(ours, 'qkv_proj', 'out_proj'))": "exchanged in attention: c_attn makes q, k and v",
             "right(swapped(ours, 'up_proj', 'down_proj'))": "exchanged in the feed-forward layer: c_fc projects up",
@@ -113,17 +115,16 @@ def three(answer, weight, n_head):
             "weight.chunk(3, dim=1)": "not transposed: the thirds are (in, out) as in the file, and ours are (out, in)",
             "weight.reshape(3, len(weight), -1)": "reshaped in memory order, where each row holds parts of q, k and v",
             "(weight[:, i::3].mT for i in range(3))": "every third column is taken: the first C columns make queries",
-            f"{PER_HEAD}.flatten(1, 2)": "q, k and v are taken per head, as some models store them: here q comes first",
+            f"{PER_HEAD}.flatten(1, 2)": "q, k and v are taken per head, as in some models: here queries come first",
         },
         "in (q, k, v)": {
             "in (k, q, v)": "queries and keys are exchanged: the order is q, k, v",
             "in (q, v, k)": "keys and values are exchanged: the order is q, k, v",
         },
         "part.unflatten(0, (n_head, -1))": {
-            "part.unflatten(0, (-1, n_head)).transpose(0, 1)": "the rows go to the heads in turn: D rows in a row",
+            "part.unflatten(0, (-1, n_head)).transpose(0, 1)": "the rows go to the heads in turn: D neighbors each",
             "part.unflatten(0, (n_head, -1)).mT": "each head is (C, D), and (D, C) is asked for: its outputs are rows",
             "part.unflatten(1, (n_head, -1)).transpose(0, 1)": "the inputs are split: each head reads all C channels",
-            "part": "the heads are not separated: this is (C, C), and (H, D, C) is asked for",
         },
     },
     call=three,
@@ -143,10 +144,13 @@ def found(answer, ours, theirs, tolerance):
 
 def gap_there(result, ours, theirs, tolerance):
     """A clue: how far apart the states are at the index that was found."""
+    right = first_difference.solution(ours, theirs, tolerance)
+    if result == "None":
+        return f"it finds nothing, and state {right} differs"
     gap = (ours - theirs)[int(result)].abs().max().item()
     if gap <= tolerance:
         return f"in state {result} no number differs by more than {gap:.3g}, and the tolerance is {tolerance:g}"
-    return f"state {result} differs, and state {first_difference.solution(ours, theirs, tolerance)} before it too"
+    return f"state {result} differs, and state {right} before it too"
 
 
 def states(*rows):
@@ -158,6 +162,7 @@ NO, ALL, NAN, BIG = (0, 0, 0, 0), (1, 1, 1, 1), (0, math.nan, 0, 0), (1e5, 3, 0,
 ZEROS, DEEP, NOISE = states(NO, NO, NO), *tensors(0, (7, 5, 8), (7, 5, 8))
 NEAR = DEEP + 1e-6 * NOISE
 LARGEST = "max(range(len(ours)), key=lambda i: (ours[i] - theirs[i]).abs().max().nan_to_num(9))"
+LARGEST += " if right(ours, theirs, tolerance) is not None else None"
 
 
 class WithBlock(Exercise):
@@ -177,6 +182,7 @@ class WithBlock(Exercise):
         *[(states(NO, (0, 0, 0, -0.5), (2, 0, 0, 0)), ZEROS, 0.25), (ZEROS, states(NO, NO, NO), 0.25)],
         (states((0.25, 0, 0, -0.25), NO, (0, 0.75, 0, 0), NO), states(NO, NO, NO, NO), 0.5),
         *[(states((0, 0.75, 0, 0), NO, (0, 0, -1, 0)), ZEROS, 0.5), (states(NO, (0.5, 0, 0, 0), ALL), ZEROS, 0.5)],
+        (states(ALL, (1, -1, 1, 1)), states(ALL, ALL), 0.5),
         (states(BIG, (1e5 + 0.75, 3, 0, 0), (1e5 + 2, 3, 0, 0)), states(BIG, BIG, BIG), 0.5),
         *[(states(NO, NAN, ALL), ZEROS, 0.5), (states(NO, NAN, ALL), states(NO, NAN, NO), 0.5)],
         *[(NEAR, DEEP, 1e-4), (NEAR - 1e-3 * (torch.arange(7) > 2).view(7, 1, 1), DEEP, 1e-4)],
@@ -187,6 +193,7 @@ class WithBlock(Exercise):
             "not (one - other).abs().max() < tolerance": "a difference of exactly the tolerance is within it",
             "not (one - other).abs().mean() <= tolerance": "the mean is compared: one number that differs is enough",
             "not (one - other).max() <= tolerance": "the sign counts: a number may be too low as well as too high",
+            "not (one.abs() - other.abs()).abs().max() <= tolerance": "-1 and 1 differ by 2: subtract before `abs`",
             "not torch.allclose(one, other, atol=tolerance)": "`allclose` also allows 1e-5 of the number: `rtol=0`",
             "not torch.allclose(one, other, 0, tolerance, True)": "nan in both counts as equal, and it is a difference",
             "not torch.equal(one, other)": "the tolerance is not used: rounding alone makes a difference",
@@ -197,9 +204,9 @@ class WithBlock(Exercise):
             "last = i\n    return locals().get('last')": "this is the last state that differs, not the first",
             "return i or None": "0 is false in Python: state 0 is taken for no difference",
         },
-        "": {f"{LARGEST} if right(ours, theirs, tolerance) is not None else None": "the largest need not be the first"},
+        "": {LARGEST: "this is the largest difference, which need not be the first"},
     },
-    said="the first state that differs, in ten pairs of lists; and the altered block is the one before it.",
+    said="the first state that differs, in eleven pairs of lists; and the altered block is the one before it.",
     call=found,
     clues=[gap_there],
 )
@@ -246,7 +253,7 @@ WINDOWS = "(1 - (len(ids) - 1 - context) // -stride)"
         "logits[scored - start :], ids[scored + 1 : end + 1]": {
             "logits, ids[start + 1 : end + 1]": "all predictions of every window are scored: some count twice",
             "logits[-stride:], ids[start + 1 : end + 1][-stride:]": "the first window must score all that it predicts",
-            f"logits[{LAST}], ids[start + 1 : end + 1][{LAST}]": "the last window may have fewer new ones",
+            f"logits[{LAST}], ids[start + 1 : end + 1][{LAST}]": "the last window may have fewer new targets",
             "logits[scored - start :], ids[scored:end]": "targets equal inputs: nothing is predicted",
         },
         'reduction="sum")': {
