@@ -82,6 +82,8 @@ WRONG = {
     "by_hand": {
         "no merge makes 'it'": Several([["th", "it", "her"], 4]),
         "the tokens are 'thher'": Several([["th", "her"], 3]),
+        "one of a lower rank: start again": Several([["t", "hi", "the", "r"], 3]),
+        "a list of strings is expected, one": Several([[b"th", b"i", b"t", b"her"], 3]),
         "rank 0 is still there": Several([["t", "hi", "t", "h", "e", "r"], 1]),
         "too small": Several([TOKENS, 1]),
     },
