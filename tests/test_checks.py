@@ -489,7 +489,7 @@ PARTS = prediction(
         ({"n": ..., "size": ..., "letter": ...}, "Not tried yet"),
         ({"n": 24, "size": ..., "letter": ...}, "n: 24: ten times."),
         ({"n": 241, "size": ..., "letter": ...}, "n: 241 is too high."),
-        ({"n": 20, "size": ..., "letter": ...}, "n: 20 is about 1e+01 times too small."),
+        ({"n": 20, "size": ..., "letter": ...}, "n: 20 is about 10 times too small."),
         ({"n": float("nan"), "size": ..., "letter": ...}, "n: nan is not a number that can be right."),
         ({"n": "240", "size": ..., "letter": ...}, "n: this is a str, and a number is expected."),
         ({"n": 240, "size": (3, 2), "letter": "b"}, "size: (3, 2) holds the right sizes in the wrong order."),

@@ -222,13 +222,13 @@ def located(name: str, indices: list[int], size: int) -> str:
     >>> located("row", [2, 3], 4), located("head", [1], 2), located("row", [0, 2], 4)
     ('from row 2 on', 'in head 1', 'in rows 0 and 2')
     """
-    first, last = indices[0], indices[-1]
+    first, last, plural = indices[0], indices[-1], "indices" if name == "index" else f"{name}s"
     if first == last:
         return f"in the last {name} ({last})" if 2 < size == last + 1 else f"in {name} {first}"
     if len(indices) == last - first + 1:
-        return f"from {name} {first} on" if last == size - 1 else f"in {name}s {first} to {last}"
+        return f"from {name} {first} on" if last == size - 1 else f"in {plural} {first} to {last}"
     *others, end = indices if len(indices) < 6 else [*indices[:4], "more"]
-    return f"in {name}s {', '.join(map(str, others))} and {end}"
+    return f"in {plural} {', '.join(map(str, others))} and {end}"
 
 
 def number_symptom(values: Sequence[float], rights: Sequence[float], coarse: bool = False) -> str:
@@ -250,7 +250,8 @@ def number_symptom(values: Sequence[float], rights: Sequence[float], coarse: boo
                 return f"{said} {name}"
         ratio = values[0] / rights[0]
         if coarse and ratio > 0 and not 0.67 < ratio < 1.5:
-            return f"{values[0]:g} is about {max(ratio, 1 / ratio):.1g} times too {'large' if ratio > 1 else 'small'}"
+            times = float(f"{max(ratio, 1 / ratio):.1g}")
+            return f"{values[0]:g} is about {times:g} times too {'large' if ratio > 1 else 'small'}"
         if not coarse and abs(ratio) > 1e-6 and all_close(lambda right: ratio * right):
             return f"{said} {ratio:.3g} times what it should be"
     return f"{values[0]:g} is too {'high' if values[0] > rights[0] else 'low'}"

@@ -120,7 +120,7 @@ def inputs_shown(inputs: tuple, names: Sequence[str], brief: bool = False) -> st
     shown = []
     for name, value in zip([*names, *(f"input {i}" for i in range(len(names), len(inputs)))], inputs):
         lines = rows(value)
-        if brief and len(lines) > 4:
+        if brief and len(lines) > 4 and isinstance(value, Tensor):
             lines = [f"a tensor {tuple(value.shape)} of {dtype_name(value.dtype)}"]
         shown.append(titled(f"{name} =", lines))
     return "\n".join(shown)

@@ -76,7 +76,7 @@ RIGHT = {
     "whole_loss": [batched_loss, looped_loss],
 }
 WRONG = {
-    "parameter_count": {"100 is about 3e+01 times too small": 100},
+    "parameter_count": {"100 is about 30 times too small": 100},
     "parting_curves": {},
     "training_step": {
         "every number is 0.5 times what it should be": {"F.cross": "0.5 * F.cross"},
