@@ -8,8 +8,9 @@ from pathlib import Path
 
 
 def data_dir() -> Path:
-    """The course's data folder: the environment variable GPTLIB_DATA if it is set, else `data` beside the package."""
-    folder = Path(os.environ.get("GPTLIB_DATA") or Path(__file__).parents[1] / "data")
+    """The course's data folder: GPTLIB_DATA if that is set, else `data` beside the package or, as in Colab, ../data."""
+    beside = Path(__file__).parents[1] / "data"
+    folder = Path(os.environ.get("GPTLIB_DATA") or (beside if beside.is_dir() else "../data"))
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no data folder at {folder}: set GPTLIB_DATA to that of the course")
     return folder

@@ -33,7 +33,7 @@ REPORT = """
 import importlib, json
 places = {name: importlib.import_module(name).__file__ for name in ("gptlib", "torch", *MORE)}
 print(json.dumps({"places": places, "torch": torch.__version__, "folder": os.getcwd(), "prefix": sys.prefix,
-                  "characters": len(gptlib.load("shakespeare"))}))
+                  "characters": len(gptlib.load_text("shakespeare"))}))
 """
 # Packages below gptlib: their modules must reach the reader too.
 MORE = sorted(f"gptlib.{path.parent.name}.{path.stem}" for path in (ROOT / "gptlib").glob("*/[!_]*.py"))
