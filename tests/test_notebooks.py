@@ -456,7 +456,7 @@ def package(tmp_path):
     for name, text in {**{f"gptlib/{name}.py": text for name, text in files.items()}, **more}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
-    (tmp_path / "gptlib" / "checks").mkdir()
+    (tmp_path / "notebooks" / "checks").mkdir(parents=True)
 
     def of(source, write=None):
         for name, text in (write or {}).items():
@@ -476,7 +476,7 @@ USE_MODEL, USE_OTHER = "import gptlib\ngptlib.GPT", "from gptlib import other\no
         {"gptlib/model.py": MODEL.replace("A model.", "The model.").replace("A GPT.", "Another sentence.")},
         {"gptlib/model.py": MODEL + "# a comment\n\n\n"},
         {"gptlib/attention.py": "head = (1)\n"},
-        {"gptlib/checks/judge.py": "z = 1\n"},
+        {"notebooks/checks/n01.py": "z = 1\n"},
         {"data/README.md": "words"},
     ],
 )

@@ -18,7 +18,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ("torch", "numpy", "matplotlib")
-NOT_COUNTED = {"checks"}
 
 
 def without_docstrings(tree: ast.AST) -> ast.AST:
@@ -49,7 +48,7 @@ class Package:
         self.trees: dict[str, list[ast.AST]] = {}
         for path in sorted((root / "gptlib").rglob("*")):
             name = path.relative_to(root / "gptlib").parts[0].removesuffix(".py")
-            if path.is_file() and "__pycache__" not in path.parts and name not in NOT_COUNTED:
+            if path.is_file() and "__pycache__" not in path.parts:
                 self.files.setdefault(name, []).append(path)
                 if path.suffix == ".py":
                     tree = without_docstrings(ast.parse(path.read_text(encoding="utf-8")))
@@ -61,7 +60,7 @@ class Package:
 
     def resolve(self, name: str) -> set[str]:
         """The modules behind `gptlib.name`: all of them when the name is not known."""
-        if name in NOT_COUNTED or name == "__version__":
+        if name == "__version__":
             return set()
         found = self.exported.get(name, name)
         return {found} if found in self.trees else set(self.trees) - {"__init__"}
