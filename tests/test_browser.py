@@ -183,7 +183,7 @@ def the_explorer_answers(page):
         tokens.nth(position).hover()
         sentence.filter(has_text=re.compile(rf"^Position {position} ")).wait_for()
         assert "%" in sentence.inner_text()
-        assert position or "looks most at 0" in sentence.inner_text() and "(100 %)" in sentence.inner_text()
+        assert position or "attends most to 0" in sentence.inner_text() and "(100 %)" in sentence.inner_text()
 
 
 def an_exercise_answers(page, nb):

@@ -15,8 +15,6 @@ import pytest
 from test_checks import Check, Exercise
 from test_notebooks import NOTEBOOKS
 
-from gptlib import checks as first  # the checks of the notebooks that are not ported yet
-
 SECTION = "## Exercises"
 ABOUT = re.compile(r"^\*(\w[^·*]+) · (warm-up|easy|middle|stretch) · \d+ minutes?\. Purpose: [^*]+\.\*$", re.M)
 FOLD = re.compile(r"<details><summary>(\w+)</summary>\n\n(.*?)\n\n</details>", re.DOTALL)
@@ -43,7 +41,7 @@ class Page:
     def module(self):
         """The module that the notebook imports its checks from."""
         found = re.search(r"^from checks import (\w+) as check", "\n".join(self.before), re.M)
-        return importlib.import_module(f"checks.{found[1]}") if found else first
+        return importlib.import_module(f"checks.{found[1]}")
 
     @property
     def difficulty(self):
@@ -91,7 +89,7 @@ def test_every_check_is_used(notebook):
     module = BY_NOTEBOOK[notebook][0].module
     known = {name for name, check in vars(module).items() if isinstance(check, Check)}
     used = {exercise.check for exercise in BY_NOTEBOOK[notebook]}
-    assert used == known if module is not first else used <= set(vars(first))
+    assert used == known
 
 
 @each
