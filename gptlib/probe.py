@@ -34,9 +34,11 @@ def attention(model: nn.Module) -> Iterator[list[Tensor]]:
 def record(model: nn.Module, kind: type[nn.Module]) -> Iterator[list[Tensor]]:
     """Record the output of every module of this `kind` during the latest forward pass, in the order of the model.
 
-    with probe.record(model, Block) as residual:
-        model(idx)
-    residual[-1]  # (B, T, C): the residual stream after the last block
+    Raises ValueError when the model has none.
+
+        with probe.record(model, Block) as residual:
+            model(idx)
+        residual[-1]  # (B, T, C): the residual stream after the last block
     """
     with _recording(model, kind, lambda module, inputs, out: out.detach()) as outputs:
         yield outputs
@@ -44,10 +46,12 @@ def record(model: nn.Module, kind: type[nn.Module]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def patch(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Replace the output of `module` by `change(output)` in every forward pass inside; the input stays as it is.
+    """Replace the output of `module` by `change(output)` in every forward pass inside.
 
-    with probe.patch(model.blocks[2].attention, torch.zeros_like):
-        model(idx)  # without what this layer's attention adds to the residual stream
+    On leaving, by an error too, the module is as it was.
+
+        with probe.patch(model.blocks[2].attention, torch.zeros_like):
+            model(idx)  # without what this layer's attention adds to the residual stream
     """
     hook = module.register_forward_hook(lambda module, inputs, out: change(out))
     try:

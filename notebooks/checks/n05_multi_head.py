@@ -200,6 +200,9 @@ def weights_too(seed, B, T, C):
             "gptlib.merge_heads(gathered) @ w_out.mT": "that is the whole output, all heads added: keep them apart",
             "(gathered @ columns.mT).transpose(0, 1)": "the heads are the first axis: (B, H, T, C) is asked for",
             "(gathered @ columns.mT).transpose(1, 2)": "positions come before heads: (B, H, T, C) is asked for",
+            "gptlib.merge_heads(gathered)[:, None] @ w_out.mT / n_head + 0 * gathered @ columns.mT": (
+                "every head has the same part of the whole output: each has a share of its own"
+            ),
             "gathered @ columns.mT / n_head": "divided by the number of heads: heads are added, not averaged",
         },
     },

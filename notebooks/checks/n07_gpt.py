@@ -75,6 +75,7 @@ CLIP = "nn.utils.clip_grad_norm_(model.parameters(), 1.0)"
         "optimizer.zero_grad()": {"pass": "the gradients of earlier steps are not cleared, so they add up"},
         CLIP: {
             "pass": "the gradients that the step reads are not clipped: the clip is missing, too early or too late",
+            "nn.utils.clip_grad_value_(model.parameters(), 1.0)": "each number is clipped by itself: clip the norm",
         },
         f"optimizer.zero_grad()\n    loss.backward()\n    {CLIP}\n    optimizer.step()": {
             f"loss.backward(); optimizer.step(); {CLIP}": "gradients are not cleared, and the clip comes too late",
@@ -100,9 +101,15 @@ HEADS = tensors(9, (1, 3, 4, 4), (2, 3, 5, 5), (3, 2, 6, 6), (4, 3, 7, 7), (3, 5
 
 
 @exercise(
-    cases=[(F.normalize(scores.exp().tril(), p=1, dim=-1),) for scores in HEADS],
+    cases=[
+        *[(F.normalize(scores.exp().tril(), p=1, dim=-1),) for scores in HEADS],
+        *[(scores.softmax(dim=-1),) for scores in HEADS[1:3]],  # without a mask
+    ],
     mistakes={
-        "offset=-1": {"offset=0": "this head attends to itself: the diagonal, not the line below it"},
+        "offset=-1": {
+            "offset=0": "this head attends to itself: the diagonal, not the line below it",
+            "offset=1": "this is the line above the diagonal, the position after: a causal map holds only zeros there",
+        },
         "maps.diagonal(offset=-1, dim1=-2, dim2=-1)": {"maps[..., 0]": "this head attends to the first position"},
         "mean(dim=-1)": {"amax(dim=-1)": "a single row decides: take the mean over all rows"},
         "argmax()": {"argmin()": "this head attends least to the position before"},
@@ -114,7 +121,7 @@ HEADS = tensors(9, (1, 3, 4, 4), (2, 3, 5, 5), (3, 2, 6, 6), (4, 3, 7, 7), (3, 5
         },
     },
     clues=[lambda found, maps: f"the position before gets {maps[found].diagonal(-1).mean():.2f}, and elsewhere more"],
-    said="of all heads, this one gives the position before the largest weight on average, on five sets of maps.",
+    said="of all heads, this one gives the position before the largest weight on average, on seven sets of maps.",
 )
 def previous_head(maps):
     share = maps.diagonal(offset=-1, dim1=-2, dim2=-1).mean(dim=-1)  # (L, H)

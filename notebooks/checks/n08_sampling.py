@@ -12,6 +12,7 @@ sharpened = prediction(
     16 / 17,
     {
         0.8: "that is temperature 1, which changes nothing",
+        0.64: "the less likely token changes too, and the two probabilities must sum to 1 again",
         0.668: "that is temperature 2: it halves the difference of the two logits, and 0.5 doubles it",
         1.6: "the probability is divided by the temperature, and it is the logits that are",
         8 / 9: "the odds are doubled, to 8 : 1; what doubles is the difference of the logits, which are logarithms",

@@ -132,7 +132,7 @@ def counter_example(inputs: tuple, names: Sequence[str], result, right) -> str:
     if isinstance(result, BaseException):
         return inputs_shown(inputs, names, brief=True)
     if isinstance(right, Tensor) and isinstance(result, Tensor) and right.shape == result.shape:
-        if right.ndim > 2 and len(right) > 1 or max(right.shape, default=1) > WIDEST:
+        if right.ndim > 3 or right.ndim > 2 and len(right) > 1 or max(right.shape, default=1) > WIDEST:
             return f"{given}\n\n{differing_entries(result, right)}".rstrip()
     decimals = next((n for n in (2, 3, 4) if rows(result, n) != rows(right, n)), 2)
     return f"{given}\n\n" + side_by_side(("yours", rows(result, decimals)), ("expected", rows(right, decimals)))
