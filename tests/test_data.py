@@ -73,7 +73,7 @@ def test_the_data_folder_is_beside_the_package_or_where_the_environment_says(tmp
     assert files.data_dir().resolve() == DATA
     with monkeypatch.context() as patch:  # installed elsewhere, with a notebook's folder as the working folder
         patch.setattr(files, "__file__", str(tmp_path / "site-packages" / "gptlib" / "files.py"))
-        patch.chdir(DATA.parent / "notebooks")
+        patch.chdir(DATA.parent / "tests")  # any folder beside data
         assert files.data_dir().resolve() == DATA
     monkeypatch.setenv("GPTLIB_DATA", str(tmp_path))
     assert files.data_dir() == tmp_path
