@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The tests of a module are its doctests, tests/test_<module>.py, and those of these modules.
 MORE_TESTS = {
     "attention": ["cache", "model", "positions", "probe"],
+    "bpe": ["tokenizers"],
     "gpt2": ["pretrained"],
     "model": ["cache"],
     "positions": ["model"],
