@@ -20,8 +20,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from test_notebooks import code_cells, load
 
+from tools.stamp import SPLIT
+
 ROOT = Path(__file__).resolve().parent.parent
-SETUP = (ROOT / "tools" / "setup_cell.py").read_text(encoding="utf-8").rstrip("\n")
+SETUP, IMPORTS = SPLIT.split((ROOT / "tools" / "setup_cell.py").read_text(encoding="utf-8").rstrip("\n"))
 
 FAKE = """
 import sys, types
@@ -124,11 +126,11 @@ def said(outputs):
 
 def test_the_cell_fetches_and_installs_the_course_and_leaves_torch_alone(session, published, python):
     report = REPORT.replace("MORE", repr(MORE))
-    first_cells = [cell.source for cell in code_cells(load(published / "notebooks" / "00_start_here.ipynb"))[1:3]]
-    outputs = session(published.as_uri(), SETUP, SETUP, report, *first_cells)
-    assert [said(outputs[0]), said(outputs[1])] == ["Ready.\n", "Ready.\n"]
-    assert outputs[3] and outputs[4]
-    first = json.loads(said(outputs[2]))
+    first_cells = [cell.source for cell in code_cells(load(published / "notebooks" / "00_start_here.ipynb"))[2:4]]
+    outputs = session(published.as_uri(), SETUP, IMPORTS, SETUP, report, *first_cells)
+    assert outputs[:3] == [[], [], []]
+    assert outputs[4] and outputs[5]
+    first = json.loads(said(outputs[3]))
     assert Path(first["prefix"]).samefile(python)
 
     notebooks = session.content / "a-fork" / "notebooks"
@@ -142,8 +144,8 @@ def test_the_cell_fetches_and_installs_the_course_and_leaves_torch_alone(session
 
     # The runtime starts again: the folder is still there, and the reader is back outside it.
     (notebooks / "mine.txt").write_text("kept", encoding="utf-8")
-    outputs = session(published.as_uri(), SETUP, report)
-    assert said(outputs[0]) == "Ready.\n" and json.loads(said(outputs[1])) == first
+    outputs = session(published.as_uri(), SETUP, IMPORTS, report)
+    assert outputs[0] == [] and json.loads(said(outputs[2])) == first
     assert (notebooks / "mine.txt").read_text(encoding="utf-8") == "kept"
 
 
@@ -158,5 +160,5 @@ def test_a_failed_clone_says_what_failed_and_why(session, tmp_path):
 
 def test_the_cell_is_plain_python():
     """Colab's IPython is some years old."""
-    ast.parse(SETUP, feature_version=(3, 8))
+    ast.parse(SETUP + "\n" + IMPORTS, feature_version=(3, 8))
     assert not [line for line in SETUP.splitlines() if line.lstrip().startswith(("!", "%"))]

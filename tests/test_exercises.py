@@ -56,8 +56,8 @@ def exercises_of(path):
     end = next((i for i in range(starts[0] + 1, len(cells)) if cells[i].source.startswith("## ")), len(cells))
     section = cells[starts[0] : end]
     heads = [i for i, cell in enumerate(section) if cell.source.startswith("### ")] + [len(section)]
-    setup = next(cell.source for cell in cells if cell.cell_type == "code")
-    given = [setup, *(cell.source for cell in section[: heads[0]] if cell.cell_type == "code")]
+    setup = [cell.source for cell in cells if cell.get("id") in ("set-up", "imports")]
+    given = [*setup, *(cell.source for cell in section[: heads[0]] if cell.cell_type == "code")]
     found = []
     for head, following in zip(heads, heads[1:]):
         found.append(Page(path.stem, section[head:following], list(given)))

@@ -5,7 +5,7 @@ The rule. A notebook reaches a module of gptlib when it uses its name (`gptlib.m
 is followed. What cannot be resolved (a bare `gptlib`, an alias, a star, a cell that is no Python) reaches every module.
 A package inside gptlib is one module with all its files. Of each module that is reached, the syntax tree counts without
 docstrings, so comments do not count either. The data and the versions of the libraries that compute and draw count for
-every notebook. The set-up cell and the exercises' checks do not count: no stored output depends on them.
+every notebook. The set-up cells and the exercises' checks do not count: no stored output depends on them.
 
 Importing a module must therefore change no output by itself: what only `gptlib/__init__.py` imports is not followed.
 """
@@ -125,7 +125,7 @@ def code_of(nb) -> ast.AST:
 
 def digest(nb, package: Package) -> str:
     """The checksum of a notebook's code and of all that its outputs depend on."""
-    cells = [cell for cell in nb.cells if cell.cell_type == "code" and cell.get("id") != "set-up"]
+    cells = [cell for cell in nb.cells if cell.cell_type == "code" and cell.get("id") not in ("set-up", "imports")]
     found = hashlib.sha256(
         json.dumps([[cell.source, sorted(cell.metadata.get("tags", []))] for cell in cells]).encode()
     )

@@ -27,7 +27,7 @@ from tools.digest import Package, digest
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
-CELL_METADATA = {"tags", "jupyter", "collapsed"}
+CELL_METADATA = {"tags", "jupyter", "collapsed", "cellView"}
 IGNORED, RAISES = "nbval-ignore-output", "raises-exception"
 TIMEOUT = 1200  # seconds for one cell
 SLOW = 60  # seconds: a cell above this is named
@@ -211,7 +211,7 @@ def main() -> None:
     package = Package()
     failed = False
     with tempfile.TemporaryDirectory() as profile:
-        os.environ["IPYTHONDIR"] = profile  # nobody's own start-up files
+        os.environ["IPYTHONDIR"] = profile  # no start-up files of the person who runs this
         for path in paths:
             if args.check or args.adopt:
                 found = check(path, package) if args.check else adopt(path, package)

@@ -1,4 +1,4 @@
-# Set-up, the same in every notebook. Colab starts empty: there, fetch the course and install its package.
+# @title Set-up, the same in every notebook. Colab starts empty: there, fetch the course and install its package.
 import os
 import subprocess
 import sys
@@ -15,6 +15,7 @@ if "google.colab" in sys.modules and not os.path.isdir("../gptlib"):
             raise RuntimeError(" ".join(step) + " failed. Run this cell again in a minute. The reason:\n" + done.stderr)
     os.chdir(course + "/notebooks")
 
+# %% The cell after it, in view
 import matplotlib.pyplot as plt
 import torch
 from torch import nn
@@ -22,5 +23,3 @@ from torch.nn import functional as F
 
 import gptlib
 from gptlib import plot
-
-print("Ready.")

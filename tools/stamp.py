@@ -1,4 +1,4 @@
-"""Write the set-up cell and the Colab badge into every notebook, and the repository's address into the README.
+"""Write the set-up cells and the Colab badge into every notebook, and the repository's address into the README.
 
 python -m tools.stamp                                      as tools/setup_cell.py has them
 python -m tools.stamp https://github.com/teacher/fork      with this address, from now on
@@ -17,12 +17,17 @@ COLAB = "https://colab.research.google.com/github/"
 BADGE = "[![Open in Colab](../images/colab.svg)]"
 
 
-def stamp_notebook(nb, cell: str, page: str) -> None:
-    """Put the set-up cell and the badge, as a paragraph of its own under the title, into the notebook."""
-    places = [one for one in nb.cells if one.get("id") == "set-up" and one.cell_type == "code"]
-    if len(places) != 1 or not nb.cells[0].source.startswith("# "):
-        raise ValueError("a notebook begins with a title ('# …') and has one code cell with the id 'set-up'")
-    places[0].source = cell
+FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}, "tags": ["hide-input"]}  # Colab, JupyterLab, Book
+SPLIT = re.compile(r"\s*^# %%.*\s*", re.MULTILINE)
+
+
+def stamp_notebook(nb, cells: str, page: str) -> None:
+    """Put the set-up, folded, the imports, and the badge as a paragraph of its own under the title."""
+    set_up, imports = ([one for one in nb.cells if one.get("id") == name] for name in ("set-up", "imports"))
+    if (len(set_up), len(imports)) != (1, 1) or not nb.cells[0].source.startswith("# "):
+        raise ValueError("a notebook begins with a title ('# …') and has code cells with ids 'set-up' and 'imports'")
+    set_up[0].source, imports[0].source = SPLIT.split(cells)
+    set_up[0].metadata = nbformat.from_dict(FOLDED)
     title, *rest = [line for line in nb.cells[0].source.splitlines() if not line.startswith(BADGE)]
     nb.cells[0].source = f"{title}\n\n{BADGE}({page})\n\n{chr(10).join(rest).strip()}".strip()
 
