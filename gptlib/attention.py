@@ -1,7 +1,5 @@
 """Attention: each position computes a weighted average of the values of the positions that it attends to.
 
-A query says what a position is looking for, a key what a position offers, a value what it passes on.
-
 B batch · T positions · S positions attended to · C channels (n_embd) · H heads · D channels per head (C = H * D)
 """
 
@@ -28,10 +26,6 @@ def attention_weights(q: Tensor, k: Tensor, causal: bool = True) -> Tensor:
     """softmax(q kᵀ / √D), with the future masked when `causal` (Vaswani et al. 2017, equation 1).
 
     q (..., T, D), k (..., S, D) -> (..., T, S); rows sum to 1. The queries belong to the last T of S positions.
-
-    >>> attention_weights(torch.zeros(2, 4), torch.zeros(2, 4))
-    tensor([[1.0000, 0.0000],
-            [0.5000, 0.5000]])
     """
     scores = q @ k.mT / math.sqrt(q.shape[-1])  # (..., T, S)
     if causal:
@@ -51,7 +45,7 @@ class Attend(nn.Module):
         """q (..., T, D), k and v (..., S, D) -> (..., T, D)"""
         T, S = q.shape[-2], k.shape[-2]
         mask = causal_mask(T, S, q.device) if self.causal and 1 < T < S else None  # a single last query needs none
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.dropout * self.training
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=self.causal and T == S)
 
 
@@ -77,24 +71,20 @@ class KVCache:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, faster where a CPU multiplies a large W with at most four rows, as in decoding.
-
-    Decoding is limited by reading W from memory, and (W xᵀ)ᵀ reads it in the order in which it is stored. A single row
-    is doubled: the routine for a single column is slower.
-    """
+    """`nn.Linear`, faster on a CPU for a large W and at most four rows, as in decoding: (W xᵀ)ᵀ reads W in order."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., C_in) -> (..., C_out)"""
         n, large = x.numel() // self.in_features, self.weight.numel() > 2**19 and self.out_features >= self.in_features
         if not (large and 0 < n <= 4 and x.device.type == "cpu"):
             return super().forward(x)
-        rows = x.reshape(n, -1).repeat(2 if n == 1 else 1, 1)  # a copy: strides of 0 take the slowest routine
+        rows = x.reshape(n, -1).repeat(2 if n == 1 else 1, 1)  # the routines for one column, or strides of 0, are slow
         y = (self.weight @ rows.mT).mT[:n].unflatten(0, x.shape[:-1])
         return y if self.bias is None else y + self.bias
 
 
 class Head(nn.Module):
-    """One head of self-attention."""
+    """One head of self-attention: queries say what is looked for, keys what is offered, values what is passed on."""
 
     def __init__(self, n_embd: int, head_size: int, causal: bool = True):
         super().__init__()
@@ -135,13 +125,9 @@ class MultiHeadAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        *,
-        rotation: Rotation | None = None,
+        self, x: Tensor, context: Tensor | None = None, *, rotation: Rotation | None = None,
         cache: KVCache | None = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         """x (B, T, C) -> (B, T, C); cross-attention where a `context` (B, S, C) is given."""
         q, k, v = self.project(x, context)  # (B, T, C), (B, S, C), (B, S, C); S = T without a context
         q, k, v = (split_heads(part, self.n_head) for part in (q, k, v))  # each (B, H, ..., D)
@@ -158,5 +144,5 @@ class MultiHeadAttention(nn.Module):
             return self.qkv_proj(x).chunk(3, dim=-1)
         if self.attend.causal:
             raise ValueError("a context has no order relative to x: build cross-attention with causal=False")
-        C, weight, bias = x.shape[-1], self.qkv_proj.weight, self.qkv_proj.bias
-        return F.linear(x, weight[:C], bias[:C]), *F.linear(context, weight[C:], bias[C:]).chunk(2, dim=-1)
+        q, k, v = zip(self.qkv_proj.weight.chunk(3), self.qkv_proj.bias.chunk(3), strict=True)  # each (weight, bias)
+        return F.linear(x, *q), F.linear(context, *k), F.linear(context, *v)

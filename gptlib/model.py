@@ -27,13 +27,10 @@ class GPTConfig:
     position_encoding: str = "learned"
 
     def __post_init__(self):
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1")
+        if min(self.vocab_size, self.context_length, self.n_layer, self.n_head, self.n_embd) < 1:
+            raise ValueError(f"{self}: every size must be at least 1")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}: it must be at least 0 and below 1")
         if self.position_encoding not in POSITION_ENCODINGS:
             raise ValueError(f"position_encoding={self.position_encoding!r}: choose from {POSITION_ENCODINGS}")
         paired = {"sinusoidal": self.n_embd, "rotary": self.n_embd // self.n_head}.get(self.position_encoding, 0)
@@ -128,14 +125,11 @@ class GPT(nn.Module):
 
 def check_ids(idx: Tensor, start: int, config: GPTConfig) -> None:
     """Raises ValueError when `idx`, after `start` positions, exceeds the context, or holds no ids of the vocabulary."""
-    if config.position_encoding == "learned" and start + idx.shape[-1] > config.context_length:
-        raise ValueError(
-            f"{start + idx.shape[-1]} tokens do not fit the model's context of {config.context_length}: "
-            f"pass the last ones, idx[:, -{config.context_length}:]" + (", with an empty cache" if start else "")
-        )
+    end, context, V = start + idx.shape[-1], config.context_length, config.vocab_size
+    if config.position_encoding == "learned" and end > context:
+        hint = f"pass the last ones, idx[:, -{context}:]" + (", with an empty cache" if start else "")
+        raise ValueError(f"{end} tokens do not fit the model's context of {context}: {hint}")
     # On a GPU, PyTorch checks the ids itself; looking at them here would make the CPU wait for the GPU at every step.
-    if idx.device.type == "cpu" and idx.numel() and not (0 <= idx.min() and idx.max() < config.vocab_size):
-        wrong = idx[(idx < 0) | (idx >= config.vocab_size)][0].item()
-        raise ValueError(
-            f"token id {wrong} is outside the vocabulary 0…{config.vocab_size - 1}: is this its tokenizer?"
-        )
+    if idx.device.type == "cpu" and idx.numel() and not (0 <= idx.min() and idx.max() < V):
+        wrong = idx[(idx < 0) | (idx >= V)][0].item()
+        raise ValueError(f"token id {wrong} is outside the vocabulary 0…{V - 1}: is this its tokenizer?")

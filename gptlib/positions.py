@@ -13,13 +13,7 @@ BASE = 10_000.0  # the slowest pair of channels turns once in about 2π · BASE 
 def angles(positions: Tensor, channels: int, base: float = BASE, dtype: torch.dtype = torch.float32) -> Tensor:
     """The angle of each pair of channels i at each position: position · base^(-2i / channels), in radians.
 
-    positions (...) -> (..., channels / 2). Vaswani et al. 2017, section 3.5. Raises ValueError for an odd number of
-    channels.
-
-    >>> angles(torch.tensor([0, 1, 2]), channels=4)
-    tensor([[0.0000, 0.0000],
-            [1.0000, 0.0100],
-            [2.0000, 0.0200]])
+    positions (...) -> (..., channels / 2). Vaswani et al. 2017, section 3.5. Raises ValueError for odd `channels`.
     """
     if channels % 2:
         raise ValueError(f"{channels} channels cannot be split into pairs: choose an even number")

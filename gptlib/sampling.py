@@ -14,20 +14,12 @@ from torch.nn import functional as F
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Keep the k most likely tokens, (..., V) -> (..., V), the others at -inf. Fan et al. 2018.
-
-    >>> keep_top_k(torch.tensor([1.0, 4.0, 2.0, 3.0]), k=2)
-    tensor([-inf, 4., -inf, 3.])
-    """
+    """Keep the k most likely tokens, (..., V) -> (..., V), the others at -inf. Fan et al. 2018."""
     return logits.masked_fill(logits < logits.topk(k, dim=-1).values[..., -1:], -torch.inf)
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the fewest tokens whose probabilities sum to at least p, (..., V) -> (..., V). Holtzman et al. 2020, 3.1.
-
-    >>> keep_top_p(torch.tensor([0.1, 0.5, 0.4]).log(), p=0.8).exp()
-    tensor([0.0000, 0.5000, 0.4000])
-    """
+    """Keep the fewest tokens whose probabilities sum to at least p, (..., V) -> (..., V). Holtzman et al. 2020, 3.1."""
     ascending, order = logits.sort(dim=-1)
     removed = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - p  # this token and all less likely ones
     removed[..., -1] = False
@@ -52,10 +44,8 @@ def next_token_probs(
     if temperature == 0:
         return F.one_hot(logits.argmax(dim=-1), V).float()
     logits = (logits - highest) / max(temperature, 1e-30)  # at most 0: a low temperature cannot overflow
-    if top_k is not None:
-        logits = keep_top_k(logits, top_k)
-    if top_p is not None:
-        logits = keep_top_p(logits, top_p)
+    logits = keep_top_k(logits, top_k) if top_k else logits
+    logits = keep_top_p(logits, top_p) if top_p else logits
     return logits.softmax(dim=-1)
 
 
@@ -118,7 +108,7 @@ def stream(
                     layer.length = 0  # the window slides, so every cached position is stale
             logits = model(idx[:, start + cache[0].length :], cache) if cache else model(idx[:, start:])
             probs = next_token_probs(logits[:, -1], temperature, top_k, top_p)  # (B, V)
-            new = torch.multinomial(probs, 1, generator=generator)  # (B, 1)
+            new = probs.argmax(-1, True) if temperature == 0 else torch.multinomial(probs, 1, generator=generator)
             if stop is not None:
                 new = new.masked_fill(done, stop)
                 done |= new == stop

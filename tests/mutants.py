@@ -83,7 +83,7 @@ FAULTS = {
         "if self.causal and 1 < T < S else None": {
             "if False else None": "no mask when several tokens follow a cache",
         },
-        "self.dropout if self.training else 0.0": {"self.dropout": "dropout on attention weights in evaluation"},
+        "self.dropout * self.training": {"self.dropout": "dropout on attention weights in evaluation"},
         "self.values[..., start:end, :] = v": {"self.values[..., start:end, :] = k": "cache stores keys as values"},
         "self.length = end": {"self.length = start + 1": "cache advances by one position for every call"},
         "x.unflatten(-1, (n_head, -1)).transpose(-3, -2)": {

@@ -187,13 +187,13 @@ def test_the_output_layer_stays_tied_through_training_and_loading():
         ({"n_layer": -1}, "n_layer=-1"),
         ({"n_head": 0}, "n_head=0"),
         ({"n_embd": 0}, "n_embd=0"),
-        ({"dropout": 1.0}, "dropout=1.0"),
-        ({"dropout": -0.1}, "dropout=-0.1"),
+        ({"dropout": 1.1}, "dropout probability has to be between 0 and 1, but got 1.1"),
+        ({"dropout": -0.1}, "dropout probability has to be between 0 and 1, but got -0.1"),
     ],
 )
 def test_sizes_that_make_no_model(changes, message):
     with pytest.raises(ValueError, match=message):
-        config(**changes)
+        GPT(config(**changes))
 
 
 @pytest.mark.parametrize("wrong", [13, -1, 50257])
