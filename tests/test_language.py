@@ -3,7 +3,6 @@
 WORDS gives a pattern and what to write instead; CONTRIBUTING has the rule behind it. A true use goes to ALLOWED.
 """
 
-import ast
 import io
 import re
 import tokenize
@@ -56,10 +55,11 @@ WORDS = {
     r"habits?": "convention; what a head does",
     r"in vain|tamed|closed box": "plain words",
     r"simply|obviously": "nothing",
-    r"(nats?|bits?|bytes?|tokens?|rows?|norms?|numbers?|ids?|scores?|characters|seconds|steps|weights|heads?|positions?|vectors?|ms)"
-    r" an? (character|token|layer|head|position|step|second|word|row|channel|byte|model|batch|pair|block|letter)": "per",
+    r"(nats?|bits?|bytes?|tokens?|rows?|norms?|numbers?|ids?|scores?|characters|seconds|steps|weights|heads?|vectors?)"
+    r" an? (character|token|layer|head|position|step|second|word|row|channel|byte|model|batch|pair|letter)": "per",
     r"\w*(colour|neighbour|behaviour|favour|labour|flavour|honour)\w*": "American spelling: -or",
-    r"\w*(normal|initial|memor|general|regular|optim|token|quant|summar|visual|recogn|minim|maxim|real|special)is(e|es|ed|ing|ation|er|ers)": "American spelling: -ize",
+    r"\w*(normal|initial|memor|general|regular|optim|token|quant|summar|visual|recogn|minim|maxim|special)"
+    r"is(e|es|ed|ing|ation|er|ers)": "American spelling: -ize",
 }
 PATTERN = re.compile("|".join(f"(?P<w{i}>\\b(?:{word})\\b)" for i, word in enumerate(WORDS)), re.IGNORECASE)
 
