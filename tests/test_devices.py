@@ -1,0 +1,106 @@
+"""The classes built on the pages run on the device of their input, so that a reader with a GPU can use them there.
+
+The meta device stands in for a GPU: its tensors have a shape and no numbers.
+"""
+
+import ast
+import inspect
+
+import pytest
+import torch
+from test_notebooks import NOTEBOOKS, RAISES, code_cells, load, tags
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from gptlib import GPTConfig
+
+V, T, C = 11, 4, 8
+SIZES = {  # by the names that the pages give to the arguments of their classes
+    "vocab_size": V, "n_embd": C, "C": C, "head_size": C // 2, "D": C // 2, "n_head": 2, "n_layer": 2, "T": T,
+    "context_length": T, "config": GPTConfig(V, T, n_layer=2, n_head=2, n_embd=C), "middle": nn.Identity(),
+    "V": V,
+}  # fmt: skip
+INPUTS = {"idx": torch.zeros(2, T, dtype=torch.long, device="meta"), "x": torch.zeros(2, T, C, device="meta")}
+
+
+def definitions(path):
+    """What a page imports and defines, as a list of statements."""
+    cells = [cell for cell in code_cells(load(path)) if RAISES not in tags(cell)]
+    return [
+        node
+        for cell in cells
+        for node in ast.parse(cell.source).body
+        if isinstance(node, ast.Import | ast.FunctionDef | ast.ClassDef)
+        or (isinstance(node, ast.ImportFrom) and node.module != "checks")
+    ]
+
+
+def modules(path):
+    """The names of a page's classes that are modules of PyTorch."""
+    names = {"nn.Module"}
+    for node in definitions(path):
+        if isinstance(node, ast.ClassDef) and names & {ast.unparse(base) for base in node.bases}:
+            names.add(node.name)
+    return sorted(names - {"nn.Module"})
+
+
+class OneDevice(TorchDispatchMode):
+    """Raises RuntimeError for an operation on several devices, as a GPU would; PyTorch lets meta pass some."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        found = {x.device.type for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.ndim}
+        if len(found) > 1 and "copy" not in str(operation):
+            raise RuntimeError(f"{operation} mixes {found}")
+        return operation(*args, **(kwargs or {}))
+
+
+def run_elsewhere(module):
+    """Build the class on the meta device, and call it with an input that lies there; its output must lie there too."""
+    wanted = inspect.signature(module.__init__).parameters.values()
+    args = [SIZES[p.name] for p in wanted if p.name in SIZES and p.kind is p.POSITIONAL_OR_KEYWORD]
+    with torch.device("meta"):
+        built = module(*args)
+    name = next(iter(inspect.signature(built.forward).parameters))
+    with OneDevice():
+        assert built(INPUTS[name]).device.type == "meta"
+
+
+CLASSES = [(path, name) for path in NOTEBOOKS for name in modules(path)]
+
+
+@pytest.mark.parametrize("path, name", CLASSES, ids=[f"{path.stem[:2]}-{name}" for path, name in CLASSES])
+def test_a_class_of_the_page_follows_its_input(path, name):
+    space = {"__name__": path.stem, **SIZES}
+    exec(compile(ast.Module(definitions(path), []), path.name, "exec"), space)
+    run_elsewhere(space[name])
+
+
+class Positions(nn.Module):
+    def __init__(self, n_embd):
+        super().__init__()
+        self.table = nn.Embedding(T, n_embd)
+
+    def forward(self, x):
+        return x + self.table(torch.arange(x.shape[1]))
+
+
+class Mask(nn.Module):
+    def forward(self, x):
+        return (x @ x.mT).masked_fill(torch.ones(T, T).triu(1) == 1, -torch.inf)
+
+
+class Constant(nn.Module):
+    def __init__(self, T):
+        super().__init__()
+        with torch.device("cpu"):
+            self.weights = torch.ones(T, T)
+
+    def forward(self, x):
+        return self.weights @ x
+
+
+@pytest.mark.parametrize("module", [Positions, Mask, Constant])
+def test_a_tensor_on_the_wrong_device_is_noticed(module):
+    with pytest.raises(RuntimeError):
+        run_elsewhere(module)
