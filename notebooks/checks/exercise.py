@@ -155,18 +155,15 @@ class Exercise(Check):
 
     def __init__(
         self, solution, cases, mistakes, said, also=None, clues=(), probes=(), errors=None, call=None, demands=(),
-        forbidden=None, plain_number=False, pairs=False, tolerance=1e-4, seconds=10.0,
+        forbidden=None, value=None, plain_number=False, pairs=False, tolerance=1e-4, seconds=10.0,
     ):  # fmt: skip
         functools.update_wrapper(self, solution, updated=())
-        self.solution, self.source, self.cases, self.mistakes, self.said = (
-            solution, source_of(solution), cases, mistakes, said
-        )  # fmt: skip
-        self.also, self.clues, self.probes, self.demands = also or {}, clues, probes, demands
-        self.errors, self.forbidden, self.plain_number = errors or {}, forbidden or {}, plain_number
+        self.solution, self.source, self.cases, self.mistakes = solution, source_of(solution), cases, mistakes
+        self.said, self.also, self.clues, self.probes, self.demands = said, also or {}, clues, probes, demands
+        self.errors, self.forbidden, self.value, self.plain_number = errors or {}, forbidden or {}, value, plain_number
         self.pairs, self.tolerance, self.seconds = pairs, tolerance, seconds
         self.call = call or (lambda answer, *inputs: answer(*inputs))
-        takes = [*inspect.signature(call).parameters][1:] if call else [*inspect.signature(solution).parameters]
-        self.names = [name for name in takes if name != "inputs"] or [*inspect.signature(solution).parameters]
+        self.names = [*inspect.signature(call).parameters][1:] if call else [*inspect.signature(solution).parameters]
         self.same = functools.partial(compare.same, tolerance=tolerance)
 
     def edited(self, *edits: tuple[str, str]):
@@ -220,7 +217,12 @@ class Exercise(Check):
             return Mistake("it changes its input in place; work on a copy")
         return result
 
-    def examine(self, answer) -> str:
+    def examine(self, answer, *values) -> str:
+        said = "Right so far; still to do: the function." if untried(answer) else self.examine_function(answer)
+        told = self.value.examine(dict(zip(self.value.parts, values))) if values else ""
+        return told if told.startswith("Right so far") else said
+
+    def examine_function(self, answer) -> str:
         if not callable(answer):
             wanted = "class: pass the class" if inspect.isclass(self.solution) else "function: pass the function"
             raise Mistake(f"this is {kind(answer)}, not a {wanted} itself")
@@ -335,6 +337,7 @@ def exercise(cases: list, mistakes: dict, said: str, **more):
     clues: (result, *inputs) -> why or None; probes: (answer, *inputs) -> why or None; they find a symptom.
     call: (answer, *inputs) -> result: how an answer is used that is not called plainly.
     demands: (answer) -> why or None: what is asked for beside the values. forbidden: {"torch.multinomial": why}.
+    value: a prediction that is checked too, where the learner passes what the function has shown.
     """
     return lambda solution: Exercise(solution, cases, mistakes, said, **more)
 

@@ -86,7 +86,9 @@ WRONG = {
     "blocks_that_fit": {},
     "released_name": {
         "lm_head is in no line of `NAMES`": {' | {"lm_head": "wte"}': ""},
-        "is the released name of blocks.0.norm2": lambda name: chained(name.replace("norm1.w", "norm2.w")),
+        "is the released name of blocks.0.norm2": lambda name: chained(name.replace("norm1", "norm2")),
+        "h.0.mlp.c_proj.weight is the released name of": lambda name: chained(name.replace("up_proj", "down_proj")),
+        "is the released name of position_embedding": lambda name: chained(name.replace("token", "position")),
     },
     "split_qkv": {
         "at index 0 of what it returns": lambda w, H: (all_at_once(w, H)[0] / 2, *all_at_once(w, H)[1:]),
