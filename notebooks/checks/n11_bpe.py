@@ -105,7 +105,6 @@ WRONG_LETTERS = {
         'len(text.encode("utf-8"))': {
             "len(text)": "it is divided by the characters: some of them are more than one byte",
             "n_tokens": "this is per token: share the sum out over the bytes of the text",
-            "8 / len(text.encode())": "it is divided by 8: bits *per* byte are asked for, however many bits it has",
         },
         'whole / len(text.encode("utf-8"))': {"whole": "this is the sum over the whole text"},
         "": {"loss / math.log(2) * len(text.encode()) / n_tokens": "tokens and bytes are exchanged"},

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import gptlib
 
-from .compare import plain, tensors
+from .compare import Reader, plain, tensors
 from .exercise import exercise, prediction
 from .report import Mistake, shortened
 
@@ -128,13 +128,11 @@ def found(answer, ours, theirs, tolerance):
 
 def gap_there(result, ours, theirs, tolerance):
     """A clue: how far apart the states are at the index that was found."""
-    right = first_difference.solution(ours, theirs, tolerance)
     if result == "None":
-        return f"it finds nothing, and state {right} differs"
+        return f"it finds nothing, and state {first_difference.solution(ours, theirs, tolerance)} differs"
     gap = (ours - theirs)[int(result)].abs().max().item()
-    if gap <= tolerance:
-        return f"in state {result} no number differs by more than {gap:.3g}, and the tolerance is {tolerance:g}"
-    return f"state {result} differs, and state {right} before it too"
+    within = f"in state {result} no number differs by more than {gap:.3g}, and the tolerance is {tolerance:g}"
+    return within if gap <= tolerance else f"state {result} differs, and a state before it too"
 
 
 def states(*rows):
@@ -146,8 +144,6 @@ NO, ALL, NAN, BIG, MORE = (0, 0, 0, 0), (1, 1, 1, 1), (0, math.nan, 0, 0), (1e5,
 ZEROS, DEEP, NOISE = states(NO, NO, NO), *tensors(0, (7, 5, 8), (7, 5, 8))
 NEAR = DEEP + 1e-6 * NOISE
 LARGEST = "right(ours, theirs, tolerance) and max(range(len(ours)), key=lambda i: (ours[i] - theirs[i]).abs().max())"
-
-
 WRONG_BLOCKS = {
     **dict.fromkeys((0, 1, 2), "the output of this block agrees"),
     4: "that is the number of the state, and state 0 comes from the embeddings: which block's output is it?",
@@ -172,7 +168,6 @@ WRONG_BLOCKS = {
             "not (one - other).max() <= tolerance": "the sign counts: a number may be too low as well as too high",
             "not (one.abs() - other.abs()).abs().max() <= tolerance": "-1 and 1 differ by 2: subtract before `abs`",
             "not torch.allclose(one, other, atol=tolerance)": "`allclose` also allows 1e-5 of the number: `rtol=0`",
-            "not torch.allclose(one, other, 0, tolerance, True)": "nan in both counts as equal, and it is a difference",
             "not torch.equal(one, other)": "the tolerance is not used: rounding alone makes a difference",
         },
         "return i": {
@@ -194,25 +189,11 @@ def first_difference(ours, theirs, tolerance):
     return None
 
 
-TABLE = tensors(5, (4, 4), spread=1.0)[0]
-
-
-def reader(read):
-    """A small model whose logits depend on all of its window; the windows are appended to `read`."""
-
-    def logits_of(idx):
-        assert idx.ndim == 2, f"`logits_of` takes (B, T), got {tuple(idx.shape)}"
-        read.extend(idx.tolist())
-        return TABLE[idx] + TABLE[idx].cumsum(dim=1) / 2
-
-    return logits_of
-
-
-def windows_found(answer, *inputs):
+def windows_found(answer, ids, context, stride):
     """A probe: which windows are read."""
-    answer(reader(mine := []), *inputs)
-    sliding_loss.solution(reader(right := []), *inputs)
-    for i, (one, other) in enumerate(itertools.zip_longest(mine, right, fillvalue="nothing")):
+    mine, right = Reader(context).eval(), Reader(context).eval()
+    answer(mine, ids, context, stride), sliding_loss.solution(right, ids, context, stride)
+    for i, (one, other) in enumerate(itertools.zip_longest(mine.windows, right.windows, fillvalue="nothing")):
         if one != other:
             return f"window {i} should read {other}, and it reads {one}"
     return "the windows are right: look at which of their predictions are scored, and with which targets"
@@ -220,7 +201,7 @@ def windows_found(answer, *inputs):
 
 TEXT = torch.tensor([0, 1, 3, 2, 2, 1, 0, 3, 1, 1, 2, 0, 3, 0, 0, 1])
 LAST = "-stride if start else 0 :"
-WINDOWS = "(1 - (len(ids) - 1 - context) // -stride)"
+MEAN = 'reduction="mean") * (len(ids) - 1) / (1 - (len(ids) - 1 - context) // -stride)'
 
 
 @exercise(
@@ -233,13 +214,8 @@ WINDOWS = "(1 - (len(ids) - 1 - context) // -stride)"
             f"logits[{LAST}], ids[start + 1 : end + 1][{LAST}]": "the last window may have fewer new targets",
             "logits[scored - start :], ids[scored:end]": "targets equal inputs: nothing is predicted",
         },
-        'reduction="sum")': {
-            f'reduction="mean") * (len(ids) - 1) / {WINDOWS}': "a mean of means: the first window predicts more tokens"
-        },
-        "end, start + stride": {
-            "end, start + context": "the windows do not overlap: each begins `stride` tokens after the one before it",
-            "end, start + max(1, context - stride)": "the windows move by the overlap, not by `stride`",
-        },
+        'reduction="sum")': {MEAN: "a mean of means: the first window predicts more tokens"},
+        "end, start + stride": {"end, start + context": "the windows do not overlap: they move by `stride` tokens"},
         "start + context,": {"start + context - 1,": "the windows read one token less than `context`"},
         "scored < len(ids) - 1": {"start + context < len(ids)": "the last window, which is shorter, is left out"},
         "total / (len(ids) - 1)": {
@@ -248,7 +224,7 @@ WINDOWS = "(1 - (len(ids) - 1 - context) // -stride)"
             "2.718281828 ** (total / (len(ids) - 1))": "this is the perplexity, the exponential of the loss",
         },
     },
-    call=lambda answer, ids, context, stride: answer(reader([]), ids, context, stride),
+    call=lambda answer, ids, context, stride: answer(Reader(context).eval(), ids, context, stride),
     probes=[windows_found],
     seconds=3,
     said="every token but the first is predicted once, with stride 1, without overlap, and in between.",
