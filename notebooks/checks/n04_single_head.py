@@ -154,7 +154,7 @@ x, *matrices = inputs(B=3, T=5, C=2, D=7, seed=2)
             "triu(2)": "the mask starts one diagonal too late: row 0 attends to column 1, the future leaks",
         },
         "scores.masked_fill(future, -torch.inf)": {
-            "scores.masked_fill(future, 0)": "the future is set to 0 before the softmax, and exp(0) is 1: it leaks",
+            "scores.masked_fill(future, 0)": "the future is set to 0 before the softmax, and exp(0) is 1: it counts",
             "scores.masked_fill(future, torch.inf)": "the future is set to +inf, not to -inf: its softmax is nan",
             "(scores + ~future)": "the mask is added as 0 and 1, not as 0 and -inf: the future leaks",
         },
@@ -208,7 +208,7 @@ def where_it_looks(weights, T):
     back = torch.arange(1, T) - looks
     most = back.mode().values.item()
     if most > 1 and (back == most).sum() >= T - most:
-        return f"each position attends to the one {most} before it, not to the one before it"
+        return f"each position attends to the one {most} positions before it, not to the one directly before it"
     row = ((back == 1) * weight).argmin().item()
     if back[row] == 1:
         return f"row {row + 1} attends to the position before it, but with {weight[row]:.2f}: its scores are too close"

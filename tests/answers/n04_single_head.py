@@ -104,7 +104,7 @@ def with_shape(name, shape):
 
 WRONG = {
     "head_shapes": {
-        "out: (40, 8) has 2 axes": with_shape("out", (40, 8)),
+        "out: (40, 8) has length 2": with_shape("out", (40, 8)),
         "out: this is a str": with_shape("out", "(4, 10, 8)"),
         "a dictionary with the entries 'q', 'k.mT', 'scores', 'out' is expected": {"q": (4, 10, 8)},
     },
@@ -133,7 +133,7 @@ WRONG = {
     },
     "one_back": {
         "but with 0.35: its scores are too close": {"100 * ": ""},
-        "attends to the one 2 before it": {"roll(1": "roll(2"},
+        "attends to the one 2 positions before it": {"roll(1": "roll(2"},
         "row 1 attends most to column 1": {
             "100 * k.roll(1, dims=0)": "100 * k.roll(1, dims=0) * (1 - k[:1].mT.roll(1, 0)) + 200 * k[1:2].mT * k[1:2]"
         },
