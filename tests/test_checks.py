@@ -528,7 +528,7 @@ def test_a_prediction_of_a_set_in_any_form():
     check = prediction({0, 2}, {}, "so.")
     for answer in ([2, 0, 0], (0, 2.0), {0, 2}, torch.tensor([2, 0])):
         assert verdict(check, answer) == "Right: so."
-    assert "look again" in verdict(check, [0, 1]) and "a set is expected" in verdict(check, 3)
+    assert "look again" in verdict(check, [0, 1]) and "a list is expected" in verdict(check, 3)
 
 
 def test_a_function_and_a_value():

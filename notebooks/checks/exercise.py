@@ -385,8 +385,10 @@ class Prediction(Check):
             if nearest is not None:
                 return f"{value:g}: {wrong[nearest]}"
             return self.hint(value) or compare.number_symptom([value], [right], coarse=True)
-        if isinstance(right, set) and (isinstance(given, (list, tuple)) or getattr(given, "ndim", 0) == 1):
-            given = set(map(compare.plain, given))
+        if isinstance(right, set):  # a list in any order
+            right = sorted(right)
+            if isinstance(given, (list, tuple, set)) or getattr(given, "ndim", 0) == 1:
+                given = sorted(set(map(compare.plain, given)), key=str)
         if compare.same(compare.as_asked(given, right), right):
             return None
         if (problem := compare.unlike(given, right)) and not isinstance(given, (list, tuple)):

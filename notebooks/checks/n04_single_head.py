@@ -39,6 +39,8 @@ head_shapes = prediction(
 
 def first_difference(mask, T):
     """A clue for masks: the first entry that differs."""
+    if not ((mask == 0) | (mask == 1)).all():
+        return "the mask holds other numbers than 0 and 1, as if it were added to the scores: return booleans"
     row, column = (mask != torch.ones(T, T).tril().bool()).nonzero()[0].tolist()
     leak = f"row {row} may look at column {column}: the future leaks"
     return leak if column > row else f"row {row} may not look at column {column}, which is no later than itself"
@@ -51,10 +53,6 @@ def first_difference(mask, T):
             "t[:, None] < t": "true and false are exchanged: this is true where a position must not look",
             "t[:, None] <= t": "the other triangle: each position may look at itself and its future, not at its past",
             "t[:, None] > t": "the diagonal is missing: a position may look at itself, and position 0 has nothing else",
-            "t[:, None] >= t - 1": "one diagonal too many: row 0 may look at column 1, the future leaks",
-            "t[:, None] >= -t": "every entry is true: nothing is masked, the future leaks",
-            "t[:, None] == t": "only the diagonal is true: each position may look at itself, and at none of its past",
-            "torch.where(t[:, None] >= t, 0.0, -torch.inf)": "0 and -inf would be added to scores: return booleans",
         },
     },
     clues=[first_difference],
@@ -225,7 +223,7 @@ def where_it_looks(weights, T):
         "return q, k": {"return k, q": "each query matches the next position, which is masked: exchange q and k"},
         "": {
             "(torch.ones(T, 1), -100.0 * torch.arange(T)[:, None])": "every position attends to position 0",
-            "(torch.zeros(T, 1), torch.zeros(T, 1))": "every row averages its past equally: all scores are the same",
+            "(torch.zeros(T, 1), torch.zeros(T, 1))": "every row averages its past equally: no score stands out",
         },
     },
     call=weights_of,

@@ -46,9 +46,9 @@ HEADS = {"one back": 3, "first position": 2, "same letter": 1, "last space": 5}
 
 def letters_or_not(given):
     """A clue for the heads that are listed."""
-    if isinstance(given, set) and {1, 5} & given:
-        return f"head {min({1, 5} & given)} looks for certain letters, and another text has them elsewhere"
-    if isinstance(given, set) and given < {0, 2, 3, 4}:
+    if isinstance(given, list) and {1, 5} & set(given):
+        return f"head {min({1, 5} & set(given))} looks for certain letters, and another text has them elsewhere"
+    if isinstance(given, list) and set(given) < {0, 2, 3, 4}:
         return "a head is missing: it follows a position or a distance, or averages evenly, whatever the letters are"
     return "the heads are numbered from 0 to 5"
 

@@ -116,6 +116,7 @@ HEADS = tensors(9, (1, 3, 4, 4), (2, 3, 5, 5), (3, 2, 6, 6), (4, 3, 7, 7), (3, 5
         "divmod(share.argmax().item(), maps.shape[1])": {
             "divmod(share.argmax().item(), maps.shape[1])[::-1]": "layer and head are exchanged",
             "divmod(share.argmax().item(), maps.shape[0])": "divided by the number of layers: a layer holds H heads",
+            "tuple(i + 1 for i in divmod(share.argmax().item(), maps.shape[1]))": "counted from 1: the first is 0",
             "(share.mean(1).argmax().item(), share.mean(0).argmax().item())": "layer and head are chosen separately",
         },
     },

@@ -66,7 +66,6 @@ GROW = "end = 1\n        while end < len(piece) and piece[: end + 1] in vocabula
         "piece = piece[end:]": {"piece = piece[1:]": "it goes on one byte later, not where the last token ended"},
         "": {
             "right(piece, vocabulary)[:1]": "only the first token is there: go on with what is left of the piece",
-            "right(piece, vocabulary)[:-1]": "the last token is missing",
             "[t[::-1] for t in right(piece[::-1], {t[::-1] for t in vocabulary})][::-1]": "it matches from the right",
             "[piece]": "the piece comes back whole, and it need not be in the vocabulary",
             "list(piece)": "`piece[0]` is the number of a byte; `piece[:1]` is the byte itself",

@@ -110,6 +110,9 @@ WRONG = {
     },
     "causal_mask": {
         "row 8 may not look at column 0": lambda T: F.pad(looped_mask(8), (0, T - 8) * 2),
+        "as if it were added to the scores": lambda T: torch.zeros(T, T).masked_fill(~looped_mask(T), -torch.inf),
+        "row 0 may look at column 1: the future leaks": lambda T: torch.ones(T, T).tril(1),
+        "row 1 may not look at column 0": lambda T: torch.eye(T).bool(),
         "row 0 may look at column 2": lambda T: looped_mask(T) | (torch.arange(T) == T - 1),
         "the result holds int32": lambda T: looped_mask(T).int(),
         "this is true where a position must not look": lambda T: torch.ones(T, T).triu(1),
