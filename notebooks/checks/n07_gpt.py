@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .compare import same, tensors
+from .compare import Reader, same, tensors
 from .exercise import exercise, prediction
 from .report import Mistake
 
@@ -29,7 +29,7 @@ parting_curves = prediction(
         "b": "a model that is too small to learn its text keeps a high training loss; this one falls below 1",
         "d": "the loss has no such ceiling: a target with a probability of 1 in 1,000 costs 6.9 nats",
     },
-    said="it is as confident on new text as on its own, and each confident mistake costs a lot.",
+    said="it is as confident on new text as on its training set, and each confident mistake costs a lot.",
 )
 
 
@@ -68,7 +68,7 @@ CLIP = "nn.utils.clip_grad_norm_(model.parameters(), 1.0)"
     mistakes={
         "logits.flatten(0, 1), y.flatten()": {
             "logits[:, -1], y[:, -1]": "only the last position of each window is learned from: all have a target",
-            "logits.flatten(0, 1), x.flatten()": "targets equal inputs: the model learns to repeat the token",
+            "logits.flatten(0, 1), x.flatten()": "the targets equal the inputs: the model learns to repeat the token",
             "logits.flatten(0, 1).softmax(-1), y.flatten()": "cross_entropy takes logits: the softmax is taken twice",
             "logits, y": "`cross_entropy` takes classes on axis 1: flatten logits to (B·T, V) and targets to (B·T,)",
         },
@@ -128,25 +128,15 @@ def previous_head(maps):
     return divmod(share.argmax().item(), maps.shape[1])
 
 
-class Reader(nn.Module):
-    """A small model with dropout that uses all of its window, and records how it was called."""
-
-    def __init__(self, context_length):
-        super().__init__()
-        torch.manual_seed(5)
-        self.table, self.dropout = nn.Embedding(4, 4), nn.Dropout(0.5)
-        self.context_length, self.tokens, self.grad = context_length, 0, False
-
-    def forward(self, idx):
-        if idx.ndim != 2 or idx.shape[1] > self.context_length:
-            raise ValueError(f"the model takes idx (B, T) with T ≤ {self.context_length}, got {tuple(idx.shape)}")
-        if self.training:
-            raise Mistake("the model is called in training mode: with its dropout on, the loss is random")
-        self.tokens, self.grad = self.tokens + idx.numel(), self.grad or torch.is_grad_enabled()
-        return self.dropout(self.table(idx) + self.table(idx).cumsum(dim=1) / 2)
+def tokens_read(answer, ids, T):
+    """A probe: how many tokens the model is given."""
+    answer(model := Reader(T), ids, T)
+    read, right = sum(map(len, model.windows)), len(ids) - 1
+    return None if read == right else f"the model is given {read} tokens, and {right} are followed by another"
 
 
 def left_as_it_was(answer):
+    """A demand: the model keeps its mode, and no graph is built."""
     for training, now in ((True, "training mode is off"), (False, "its dropout is on")):
         answer(model := Reader(4).train(training), IDS, 4)
         if model.training != training:
@@ -168,7 +158,7 @@ IDS = torch.tensor([0, 1, 3, 2, 2, 1, 0, 3, 1, 1, 2, 0, 3])
             "total": "a sum, not a mean: divide by the number of predictions",
             "total / len(ids)": "divided by the number of tokens, and the first is never predicted",
         },
-        "ids[start + 1 : start + 1 + T]": {"ids[start : start + T][: len(ids) - 1 - start]": "targets equal inputs"},
+        "ids[start + 1 : start + 1 + T]": {"ids[start : start + T][: len(ids) - 1 - start]": "y is equal to x"},
         "": {
             "right(model, ids[: (len(ids) - 1) // T * T + 1], T)": "the last, shorter window is left out",
             MEANS: "the last, shorter window counts as much as the others: a mean of means is not the mean",
@@ -176,13 +166,7 @@ IDS = torch.tensor([0, 1, 3, 2, 2, 1, 0, 3, 1, 1, 2, 0, 3])
         },
     },
     call=lambda answer, ids, T: answer(Reader(T), ids, T),
-    probes=[
-        lambda answer, ids, T: (
-            answer(model := Reader(T), ids, T)
-            and model.tokens != len(ids) - 1
-            and f"the model is given {model.tokens} tokens, and {len(ids) - 1} are followed by another"
-        )
-    ],
+    probes=[tokens_read],
     demands=[left_as_it_was],
     plain_number=True,
     said="every prediction counts once, dropout is off, and the model is left in the mode in which it came.",

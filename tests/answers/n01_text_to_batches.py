@@ -56,13 +56,13 @@ RIGHT = {
 SHUFFLE = "T * torch.randperm(count, generator=generator)"
 WRONG = {
     "windows": {
-        "one that ends with it is not": lambda ids, starts, T: unfolded(ids, starts.clamp(max=len(ids) - T - 2), T),
+        "but the one at its end is not": lambda ids, starts, T: unfolded(ids, starts.clamp(max=len(ids) - T - 2), T),
         "at index 1 of what it returns: the numbers are wrong in the last column": lambda *inputs: (
             (pair := stacked(*inputs))[0], pair[1] * (torch.arange(inputs[2]) < inputs[2] - 1),
         ),
     },
     "repaired_tokenizer": {
-        "no error is returned: raise it": Returned,
+        "`encode` returns ValueError('bandana')": Returned,
         "no error is raised: `encode` returns [1, 0, 2, 9": {"self.to_id[character]": "self.to_id.get(character, 9)"},
         "a list of integers is expected": {" for character in text]": " / 1 for character in text]"},
         "decode(encode('nab')) is a list, ['n'": {'"".join(self.vocabulary[i] for i in ids)': "[*'nab']"},

@@ -82,6 +82,7 @@ RIGHT = {
         on_a_circle,
         looped_one_back,
         lambda T: (torch.eye(T).roll(-1, 1).double() * 99, torch.eye(T).double()),
+        lambda T: (torch.eye(T).roll(1, 0).long() * 99, torch.eye(T).long()),
     ],
 }
 
@@ -103,16 +104,19 @@ def with_shape(name, shape):
 
 WRONG = {
     "head_shapes": {
-        "out: (40, 8) has 2 axes": with_shape("out", (40, 8)),
+        "out: (40, 8) has length 2": with_shape("out", (40, 8)),
         "out: this is a str": with_shape("out", "(4, 10, 8)"),
         "a dictionary with the entries 'q', 'k.mT', 'scores', 'out' is expected": {"q": (4, 10, 8)},
     },
     "causal_mask": {
         "row 8 may not look at column 0": lambda T: F.pad(looped_mask(8), (0, T - 8) * 2),
+        "as if it were added to the scores": lambda T: torch.zeros(T, T).masked_fill(~looped_mask(T), -torch.inf),
+        "row 0 may look at column 1: the future leaks": lambda T: torch.ones(T, T).tril(1),
+        "row 1 may not look at column 0": lambda T: torch.eye(T).bool(),
         "row 0 may look at column 2": lambda T: looped_mask(T) | (torch.arange(T) == T - 1),
-        "holds int32": lambda T: looped_mask(T).int(),
+        "the result holds int32": lambda T: looped_mask(T).int(),
         "this is true where a position must not look": lambda T: torch.ones(T, T).triu(1),
-        "holds float32, and booleans": lambda T: torch.zeros(T, T).masked_fill(~looped_mask(T), -torch.inf),
+        "the result holds float32, and booleans": lambda T: torch.ones(T, T).tril(),
         "the shape is (1, 3, 3)": lambda T: looped_mask(T)[None],
         "the same in each of 5 different cases": lambda T: looped_mask(4),
     },
@@ -124,28 +128,21 @@ WRONG = {
         "window 0 changes when the other windows change": {"weights @ v": "weights @ v.mean(0)"},
         "each must get that one value back": {"weights @ v": "2 * weights @ v + v"},
         "two calls with the same input differ": {"weights @ v": "torch.dropout(weights, 0.5, True) @ v"},
-        "as if divided by 2.83, not by √D = 1.73": {"/ D**0.5": "/ 8**0.5"},
+        "are divided by 2.83 in effect, and not by √D = 1.73": {"/ D**0.5": "/ 8**0.5"},
         "; and softmax over the queries": {"/ D**0.5": "", "dim=-1": "dim=-2"},
         "is one of B, T, C and D taken from the cells above": {"torch.ones(T, T,": "torch.ones(19, 19,"},
         "k needs `.mT`": lambda x, query, key, value: x @ query @ key,
         "the shape is (2, 3)": lambda x, *matrices: fused_head(x, *matrices)[0],
     },
     "one_back": {
-        "with 0.35, not 0.99: its scores are too close": {"100 * ": ""},
-        "its query matches its own key": {".roll(1, dims=0)": ""},
-        "attends to the one two before it": {"roll(1": "roll(2"},
-        "the shift goes the wrong way, or q and k are exchanged": {"return q, k": "return k, q"},
-        "the sign of the scores is wrong": {"100": "-100"},
-        "attends to position 0": lambda T: (torch.ones(T, 1), -100.0 * torch.arange(T)[:, None]),
-        "all its scores are the same": lambda T: (torch.zeros(T, 2), torch.ones(T, 2)),
+        "but with 0.35: its scores are too close": {"100 * ": ""},
+        "attends to the one 2 positions before it": {"roll(1": "roll(2"},
         "row 1 attends most to column 1": {
             "100 * k.roll(1, dims=0)": "100 * k.roll(1, dims=0) * (1 - k[:1].mT.roll(1, 0)) + 200 * k[1:2].mT * k[1:2]"
         },
-        "too large for their dtype": {"100 * k": "1e30 * k", "torch.eye(T)": "1e30 * torch.eye(T)"},
-        "q is int64 on cpu": lambda T: (100 * torch.eye(T).roll(1, 0).long(), torch.eye(T).long()),
-        "expected (T, D): 2 rows": lambda T: (100 * torch.eye(4).roll(1, 0), torch.eye(4)),
-        "the same D": lambda T: (torch.eye(T), torch.ones(T, T + 1)),
+        "every number is nan": {"100 * k": "1e30 * k", "torch.eye(T)": "1e30 * torch.eye(T)"},
+        "the same in each of 4": lambda T: (100 * torch.eye(4).roll(1, 0), torch.eye(4)),
+        "q and k must have the same shape": lambda T: (torch.eye(T), torch.ones(T, T + 1)),
         "it returns a tensor": lambda T: torch.eye(T),
-        "q is float32 on meta": lambda T: (torch.eye(T, device="meta"), torch.eye(T)),
     },
 }
