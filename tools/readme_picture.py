@@ -1,6 +1,7 @@
 """Draw the README's picture, images/attention.png, and print the sample of text beside it: `make pictures`.
 
-Of all heads of the trained model, it shows the one with the largest mean attention weight on the latest space.
+Of all heads of the trained model, it shows the one with the largest mean attention weight on the latest space. Before
+it draws, `check` makes sure that the title and the README's alternative text are true of that map.
 """
 
 from pathlib import Path
@@ -14,6 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PASSAGE = "To be, or not to be"
 
 
+def check(weights: torch.Tensor) -> None:
+    """AssertionError unless all letters but those of the last "to" attend most to the space before their word."""
+    letters = [t for t, character in enumerate(PASSAGE) if character.isalpha() and " " in PASSAGE[:t]]
+    others = [t for t in letters if weights[t].argmax() != PASSAGE.rfind(" ", 0, t)]
+    assert others == [14, 15] and len(letters) == 11, f"letters {others} attend most to another position"
+
+
 def main() -> None:
     model, tokenizer = gptlib.pretrained.load("shakespeare-gpt")
     with gptlib.probe.attention(model) as maps:
@@ -22,9 +30,9 @@ def main() -> None:
     rows = range(3, len(PASSAGE))
     latest_space = [PASSAGE.rfind(" ", 0, row + 1) for row in rows]
     best = heads[heads[:, list(rows), latest_space].mean(dim=-1).argmax()]
-    figure, ax = plt.subplots(figsize=(7, 6.2), layout="constrained")
-    gptlib.plot.attention(best, list(PASSAGE), numbers=False, ax=ax)
-    ax.set_title("Each letter looks back at the space before its word")
+    check(best)
+    gptlib.plot.attention(best, list(PASSAGE), numbers=False)
+    plt.gca().set_title("In this head, most letters attend most to the space before their word")
     plt.savefig(ROOT / "images" / "attention.png", dpi=100, facecolor="white", metadata={"Software": None})
 
     prompt = torch.tensor([tokenizer.encode("ROMEO:\n")])
