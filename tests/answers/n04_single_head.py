@@ -84,6 +84,7 @@ RIGHT = {
         lambda T: (torch.eye(T).roll(-1, 1).double() * 99, torch.eye(T).double()),
         lambda T: (torch.eye(T).roll(1, 0).long() * 99, torch.eye(T).long()),
     ],
+    "without_positions": [{"with positions": 2.322, "without positions": torch.tensor(2.439)}],
 }
 
 
@@ -128,11 +129,11 @@ WRONG = {
         "window 0 changes when the other windows change": {"weights @ v": "weights @ v.mean(0)"},
         "each must get that one value back": {"weights @ v": "2 * weights @ v + v"},
         "two calls with the same input differ": {"weights @ v": "torch.dropout(weights, 0.5, True) @ v"},
-        "are divided by 2.83 in effect, and not by √D = 1.73": {"/ D**0.5": "/ 8**0.5"},
+        "are divided by 2.83 in effect, and not by √D = 2": {"/ D**0.5": "/ 8**0.5"},
         "; and softmax over the queries": {"/ D**0.5": "", "dim=-1": "dim=-2"},
         "is one of B, T, C and D taken from the cells above": {"torch.ones(T, T,": "torch.ones(19, 19,"},
         "k needs `.mT`": lambda x, query, key, value: x @ query @ key,
-        "the shape is (2, 3)": lambda x, *matrices: fused_head(x, *matrices)[0],
+        "the shape is (2, 4)": lambda x, *matrices: fused_head(x, *matrices)[0],
     },
     "one_back": {
         "but with 0.35: its scores are too close": {"100 * ": ""},
