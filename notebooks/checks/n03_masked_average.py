@@ -34,7 +34,6 @@ share = prediction(
         "tril()": {
             "triu()": "the upper triangle: each position averages its future",
             "tril(-1)": "each position is left out of its own average, so row 0 is 0 / 0: include the diagonal",
-            "tril(T)": "every row averages all T positions: the future leaks",
         },
     },
     clues=[looks_ahead, rows_sum_to_one],

@@ -145,7 +145,6 @@ def each_once(order, D):
             "right(D).roll(D // 2)": "the second channel of each pair comes first: each pair would rotate backward",
             "right(D).argsort()": "this is the inverse, from halves to neighbors",
             "right(D)[:-1]": "the last channel is missing: `arange` stops before its end",
-            "right(D).flip(0)": "the order is reversed: pair 0 must stay the fastest",
         },
     },
     clues=[each_once],
