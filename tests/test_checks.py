@@ -233,7 +233,7 @@ ROWS = torch.arange(9.0).view(3, 3)
     [
         (lambda x: -x, "the sign is wrong everywhere"),
         (lambda x: 3 * x, "every number is 3 times what it should be"),
-        (lambda x: x + 2, "every number is off by the same 2"),
+        (lambda x: x + 2, "every number is off by the same amount, 2"),
         (lambda x: 1 / x, "every number is the reciprocal of what it should be"),
         (lambda x: x.mT, "transposed: rows and columns are exchanged"),
         (lambda x: x.flip(0), "the right numbers in the wrong order"),
@@ -300,7 +300,7 @@ def test_what_is_wrong_at_some_indices_only_is_told_by_them(where, said):
         (lambda n: n + 1.6, "2.6 is too high"),
         (lambda n: 2.0 * n + (n == 3), "the result is 1.17 times what it should be"),
         (lambda n: float("nan"), "the result is nan"),
-        (lambda n: float("inf"), "inf is not a number that can be right"),
+        (lambda n: float("inf"), "inf cannot be right: the right value is finite"),
         (lambda n: str(2 * n), "it returns a str, and a number is expected"),
         (lambda n: torch.tensor(2 * n), "Right"),
         (lambda n: np.int64(2 * n), "Right"),
@@ -468,7 +468,7 @@ def test_clues_and_probes_may_fail():
         raise ValueError
 
     check = made(identity, [(X,)], clues=[broken], probes=[broken])
-    assert "off by the same 1" in verdict(check, lambda x: x + 1)
+    assert "off by the same amount, 1" in verdict(check, lambda x: x + 1)
 
 
 def test_weights_that_look_ahead_or_do_not_sum_to_one():
@@ -500,11 +500,11 @@ PARTS = prediction(
         ({"n": 24, "size": ..., "letter": ...}, "n: 24: ten times."),
         ({"n": 241, "size": ..., "letter": ...}, "n: 241 is too high."),
         ({"n": 20, "size": ..., "letter": ...}, "n: 20 is about 10 times too small."),
-        ({"n": float("nan"), "size": ..., "letter": ...}, "n: nan is not a number that can be right."),
+        ({"n": float("nan"), "size": ..., "letter": ...}, "n: nan cannot be right: the right value is finite."),
         ({"n": "240", "size": ..., "letter": ...}, "n: this is a str, and a number is expected."),
         ({"n": 240, "size": (3, 2), "letter": "b"}, "size: (3, 2) holds the right sizes in the wrong order."),
-        ({"n": 240, "size": (2, 4), "letter": "b"}, "size: in (2, 4), axis 1 has another size."),
-        ({"n": 240, "size": (2,), "letter": "b"}, "size: (2,) has 1 axes, and the tensor has 2."),
+        ({"n": 240, "size": (2, 4), "letter": "b"}, "size: in (2, 4), axis 1 has the wrong size."),
+        ({"n": 240, "size": (2,), "letter": "b"}, "size: (2,) has length 1, and the tensor has 2 axes."),
         ({"n": 240, "size": (2, 6 / 2), "letter": "b"}, "size: 3.0 is not an integer"),
         ({"n": 240, "size": "2, 3", "letter": "b"}, "size: this is a str, and a shape is expected"),
         ({"n": 240, "size": (2, 3), "letter": "d"}, "letter: choose one of 'a', 'b', 'c', not 'd'."),
@@ -528,7 +528,7 @@ def test_a_prediction_of_a_set_in_any_form():
     check = prediction({0, 2}, {}, "so.")
     for answer in ([2, 0, 0], (0, 2.0), {0, 2}, torch.tensor([2, 0])):
         assert verdict(check, answer) == "Right: so."
-    assert "look again" in verdict(check, [0, 1]) and "a set is expected" in verdict(check, 3)
+    assert "look again" in verdict(check, [0, 1]) and "a list is expected" in verdict(check, 3)
 
 
 def test_a_function_and_a_value():

@@ -189,7 +189,7 @@ def likeness(result: Tensor, right: Tensor) -> str | None:
         if factor.abs() > 1e-3 and close(result, factor * right):
             return f"every number is {factor.item():.3g} times what it should be"
         if close(result - right, (result - right).mean().expand_as(right)):
-            return f"every number is off by the same {(result - right).mean().item():.3g}"
+            return f"every number is off by the same amount, {(result - right).mean().item():.3g}"
         if (right.abs() > 1e-6).all() and close(result, 1 / right):
             return "every number is the reciprocal of what it should be"
         if close(result.flatten().sort().values, right.flatten().sort().values):
@@ -226,7 +226,7 @@ def located(name: str, indices: list[int], size: int) -> str:
 def number_symptom(values: Sequence[float], rights: Sequence[float], coarse: bool = False) -> str:
     """How wrong numbers relate to the right ones: over all cases, or for a single prediction (`coarse`)."""
     if odd := [value for value in values if not math.isfinite(value)]:
-        return f"{odd[0]:g} is not a number that can be right"
+        return f"{odd[0]:g} cannot be right: the right value is finite"
     said = "the result is" if len(values) == 1 or coarse else "every result is"
 
     def all_close(change: Callable[[float], float]) -> bool:

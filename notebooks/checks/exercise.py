@@ -357,10 +357,8 @@ class Prediction(Check):
             entries = ", ".join(map(repr, self.parts))
             raise Mistake(f"this is {kind(given)}, and a dictionary with the entries {entries} is expected")
         for name, right in self.parts.items():
-            if not self.blank(given[name]):
-                why = self.problem(name, given[name], right, self.wrong_of(name))
-                if why:
-                    raise Mistake(why, where=name)
+            if not self.blank(given[name]) and (why := self.problem(name, given[name], right, self.wrong_of(name))):
+                raise Mistake(why, where=name)
         if left := [name for name in self.parts if self.blank(given[name])]:
             return f"Right so far; still to do: {', '.join(left)}."
         return f"Right: {self.said}"
@@ -387,14 +385,16 @@ class Prediction(Check):
             if nearest is not None:
                 return f"{value:g}: {wrong[nearest]}"
             return self.hint(value) or compare.number_symptom([value], [right], coarse=True)
-        if isinstance(right, set) and (isinstance(given, (list, tuple)) or getattr(given, "ndim", 0) == 1):
-            given = set(map(compare.plain, given))
+        if isinstance(right, set):  # a list in any order
+            right = sorted(right)
+            if isinstance(given, (list, tuple, set)) or getattr(given, "ndim", 0) == 1:
+                given = sorted(set(map(compare.plain, given)), key=str)
         if compare.same(compare.as_asked(given, right), right):
             return None
         if (problem := compare.unlike(given, right)) and not isinstance(given, (list, tuple)):
             return problem.replace("it returns", "this is")
         why = next((why for value, why in wrong.items() if compare.same(compare.as_asked(given, value), value)), None)
-        return f"{shortened(given)}: {why or self.hint(given) or 'not quite: look again'}"
+        return f"{shortened(given)}: {why or self.hint(given) or 'it is not right yet: look again'}"
 
     def hint(self, given) -> str | None:
         with contextlib.suppress(Exception):  # the value is wrong: it may be of any kind
@@ -410,11 +410,11 @@ def shape_problem(given, right: tuple, wrong: dict) -> str | None:
     if sizes == right or sizes in wrong:
         return f"{sizes}: {wrong[sizes]}" if sizes != right else None
     if len(sizes) != len(right):
-        return f"{sizes} has {len(sizes)} axes, and the tensor has {len(right)}"
+        return f"{sizes} has length {len(sizes)}, and the tensor has {len(right)} axes"
     if sorted(sizes) == sorted(right):
         return f"{sizes} holds the right sizes in the wrong order"
     axis = next(i for i, (one, other) in enumerate(zip(sizes, right)) if one != other)
-    return f"in {sizes}, axis {axis} has another size"
+    return f"in {sizes}, axis {axis} has the wrong size"
 
 
 prediction = Prediction
