@@ -116,10 +116,12 @@ def what_moves(answer, q, k, v, n_head):
     )
 
 
+BY_HAND = torch.tensor([[[[1.0, 1.0], [1.0, 2.0]]], [[[1.0, 0.0], [0.0, 1.0]]], [[[2.0, 4.0], [6.0, 8.0]]]])  # q, k, v
+SIZES = [(1, 3, 4, 2), (2, 3, 8, 2), (2, 5, 6, 3), (2, 4, 3, 1)]
+
+
 @exercise(
-    cases=[
-        (*tensors(1, *3 * [(B, T, C)]), H) for B, T, C, H in [(1, 3, 4, 2), (2, 3, 8, 2), (2, 5, 6, 3), (2, 4, 3, 1)]
-    ],
+    cases=[(*BY_HAND, 2), *((*tensors(1, *3 * [(B, T, C)]), H) for B, T, C, H in SIZES)],
     pairs=True,
     mistakes={
         "slice(h * D, (h + 1) * D)": {
@@ -169,7 +171,13 @@ def shares(result, *inputs):
 
 @exercise(
     cases=[
-        (*tensors(6, (B, T, C), (3 * C, C), (C, C)), H) for B, T, C, H in [(1, 3, 4, 2), (2, 3, 8, 2), (2, 4, 6, 3)]
+        (
+            BY_HAND[0],
+            torch.cat([torch.eye(2), torch.eye(2), 2 * torch.eye(2)]),
+            torch.tensor([[1.0, 2.0], [0.0, 1.0]]),
+            2,
+        ),
+        *((*tensors(6, (B, T, C), (3 * C, C), (C, C)), H) for B, T, C, H in [SIZES[0], SIZES[1], (2, 4, 6, 3)]),
     ],
     mistakes={
         "attention_weights(q, k)": {
@@ -199,3 +207,21 @@ def contributions(x, w_qkv, w_out, n_head):
     gathered = gptlib.attention_weights(q, k) @ v
     columns = torch.stack(w_out.chunk(n_head, dim=1))
     return gathered @ columns.mT
+
+
+without_projection = prediction(
+    {"no skip": 2.22, "skip": 2.175},
+    {
+        "no skip": {
+            2.175: "that is the mean with a skip connection: `HeadsLM` has none",
+            2.40: "that is one head: train with `n_head=4`",
+            4.17: "that is a model before training: `gptlib.train` comes before `gptlib.evaluate`",
+        },
+        "skip": {
+            2.22: "that is the mean without a skip connection: `SkipLM` has one",
+            2.25: "that is one head: train with `n_head=4`",
+            4.17: "that is a model before training: `gptlib.train` comes before `gptlib.evaluate`",
+        },
+    },
+    said="compare each run with the one that has the projection, and with what a seed changes.",
+)

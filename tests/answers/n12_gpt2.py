@@ -81,6 +81,7 @@ RIGHT = {
     "split_qkv": [by_columns, all_at_once],
     "first_difference": [Several([looped, 3]), Several([by_allclose, torch.tensor(3)])],
     "sliding_loss": [masked_targets, token_by_token],
+    "trained_on": [{"wrong": 1.932, "right": 1.44}],
 }
 WRONG = {
     "blocks_that_fit": {},
