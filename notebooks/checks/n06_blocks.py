@@ -2,6 +2,8 @@
 
 import torch
 
+from gptlib import FeedForward
+
 from .compare import tensors
 from .exercise import exercise, prediction
 
@@ -110,7 +112,7 @@ X = torch.tensor([[3.0, 5.0]])
             "norm1(x) + attention(norm1(x))": "norm1 is on the residual stream: what is added to must be x itself",
             "norm1(x + attention(x))": "norm1 comes after the addition (post-norm): only attention should read it",
             "x + norm1(attention(x))": "norm1 comes after attention: attention should read norm1(x)",
-            "attention(norm1(x))": "the skip connection is missing: attention replaces x",
+            "attention(norm1(x))": "the residual connection is missing: attention replaces x",
             "x + attention(x)": "attention reads x without norm1",
             "x + attention(norm2(x))": "attention reads norm2(x), and norm1 is its own",
         },
@@ -118,7 +120,7 @@ X = torch.tensor([[3.0, 5.0]])
             "norm2(x) + feed_forward(norm2(x))": "norm2 is on the residual stream: add to x itself",
             "norm2(x + feed_forward(x))": "norm2 comes after the addition (post-norm)",
             "x + norm2(feed_forward(x))": "norm2 comes after the feed-forward, which should read norm2(x)",
-            "feed_forward(norm2(x))": "the skip connection is missing: the feed-forward replaces x",
+            "feed_forward(norm2(x))": "the residual connection is missing: the feed-forward replaces x",
             "x + feed_forward(x)": "the feed-forward reads x without norm2",
             "x + feed_forward(norm1(x))": "norm1 is used twice: the feed-forward has norm2 as its own",
         },
@@ -136,15 +138,30 @@ def repaired_block(x, norm1, attention, norm2, feed_forward):
     return x + feed_forward(norm2(x))
 
 
-zero_start = prediction(
-    "b",
-    {
-        "a": "`down_proj` alone also starts at 0, and its loss falls to almost nothing",
-        "c": "the addition passes the gradient on unchanged, and the bias of `down_proj` learns: the loss falls a bit",
-        "d": "equal channels would still have a gradient; what is the gradient of each of the two matrices here?",
+def of_zeroed(answer, zeroed):
+    layer = FeedForward(4)
+    for n, (name, parameter) in enumerate(layer.named_parameters()):
+        values = torch.zeros_like(parameter) if name.startswith(zeroed) else tensors(n, tuple(parameter.shape))[0]
+        parameter.data = values
+    return answer(layer, tensors(9, (8, 4))[0])
+
+
+@exercise(
+    cases=[((),), (("down_proj",),), (("up_proj",),), (("down_proj", "up_proj"),)],
+    mistakes={
+        "parameter.grad.abs().max() > 0": {
+            "parameter.abs().max() > 0": "these are the parameters that are not 0 themselves: ask for their gradients",
+            "parameter.grad.abs().max() == 0": "these are the parameters whose gradient is 0",
+            "parameter.grad.abs().max() > 0 and parameter.ndim == 2": "biases are parameters too",
+        },
     },
+    call=of_zeroed,
     said="the gradient of each matrix is multiplied by the other, so one of them may start at 0, but not both.",
 )
+def with_gradient(layer, numbers):
+    loss = (numbers + layer(numbers) - numbers.abs()).square().mean()
+    loss.backward()
+    return [name for name, parameter in layer.named_parameters() if parameter.grad.abs().max() > 0]
 
 
 PAIR = torch.tensor([2.0, 3.0]), torch.tensor([1.0, 10.0])

@@ -59,6 +59,18 @@ def as_parameters(scale, shift, weight, bias):
     return layer.weight, layer.bias
 
 
+def by_autograd(layer, numbers):
+    names, parameters = zip(*layer.named_parameters())
+    gradients = torch.autograd.grad(F.mse_loss(numbers + layer(numbers), numbers.abs()), parameters)
+    return [name for name, gradient in zip(names, gradients) if gradient.count_nonzero()]
+
+
+def by_hand(layer, numbers):
+    hidden = layer.activation(layer.up_proj(numbers))
+    found = [f"up_proj.{part}" for part in ("weight", "bias") if layer.down_proj.weight.any()]
+    return [*found, *(["down_proj.weight"] if hidden.any() else []), "down_proj.bias"]
+
+
 RIGHT = {
     "feed_forward_size": [552.0, torch.tensor(552), np.int64(552)],
     "layer_norm": [
@@ -69,7 +81,7 @@ RIGHT = {
         corrected_norm,
     ],
     "repaired_block": [added_in_place, summed],
-    "zero_start": [" B ", "(b)"],
+    "with_gradient": [by_autograd, by_hand],
     "folded_norm": [by_trying, as_parameters],
 }
 
@@ -95,7 +107,7 @@ WRONG = {
         "what does the feed-forward read": lambda x, n, a, m, f: x + (one := a(n(x))) + f(m(x + 2 * one)),
         "changes its input in place": in_place,
     },
-    "zero_start": {"choose one of": "e"},
+    "with_gradient": {"the same in each of 4": lambda layer, numbers: ["down_proj.bias"]},
     "folded_norm": {
         "at index 0 of what it returns: every number is 2 times": {"weight * scale": "2 * weight * scale"},
         "at index 1 of what it returns: the numbers differ": {"bias + weight @": "bias + 2 * weight @"},
