@@ -22,15 +22,38 @@ parameter_count = prediction(
     said="two embeddings, two blocks and a norm; the output layer is the token embedding, counted once.",
 )
 
-parting_curves = prediction(
-    "c",
+confident_loss = prediction(
+    4.611,
     {
-        "a": "with a learning rate that is too high the training loss would jump or rise too, and it falls all the way",
-        "b": "a model that is too small to learn its text keeps a high training loss; this one falls below 1",
-        "d": "the loss has no such ceiling: a target with a probability of 1 in 1,000 costs 6.9 nats",
+        0.946: "the logarithm of the mean probability: the loss is the mean of the negative logarithms",
+        2.116: "the 0.03 is shared by 64 characters, so each of them has 0.03 / 64",
+        3.084: "the shares are exchanged: the favorite comes next at 40 % of the positions",
+        7.665: "this is the loss where the favorite does not come next: at 40 % of the positions it does",
+        0.0305: "this is the loss where the favorite comes next: at 60 % of the positions it does not",
+        6.652: "these are bits: use the natural logarithm",
     },
-    said="it is as confident on new text as on its training set, and each confident mistake costs a lot.",
+    said="it is above ln 65 = 4.17, because every confident mistake has a loss of 7.67.",
 )
+
+
+@exercise(
+    cases=[(16,), (4,), (64,), (1,), (48,), (300,)],
+    mistakes={
+        "300 * 16 // batch_size": {
+            "300 * batch_size // 16": "the larger the batch, the fewer steps are needed to read as much",
+            "300 * 16 * 64 // batch_size": "these are characters, 64 per window: count the windows",
+            "300 // batch_size": "the 300 steps read 16 windows each",
+        },
+    },
+    value=prediction(
+        {"best": 4},
+        {"best": {16: "train with 4 too, and compare", 64: "with 75 steps it has the highest loss of the three"}},
+        said="",
+    ),
+    said="4,800 windows whatever the batch size; and the smallest batch, with the most steps, has the lowest loss.",
+)
+def steps_for(batch_size):
+    return 300 * 16 // batch_size
 
 
 def moved(answer, x, y, scale, steps):

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from . import Several
+
 
 def by_hand(model, optimizer, x, y):
     """The loss and the clip written out."""
@@ -68,16 +70,30 @@ def looped_loss(model, ids, T, recorded=False):
     return total / (len(ids) - 1)
 
 
+def loop_over_windows(batch_size):
+    steps = 0
+    while steps * batch_size < 4800:
+        steps += 1
+    return steps
+
+
 RIGHT = {
     "parameter_count": [3270.0, torch.tensor(3270), np.int64(3270)],
-    "parting_curves": ["C", " (c) "],
+    "confident_loss": [4.61, 0.4 * -math.log(0.97) - 0.6 * math.log(0.03 / 64)],
+    "steps_for": [Several([loop_over_windows, 4]), Several([lambda batch_size: 4800 / batch_size, 4.0])],
     "training_step": [by_hand, transposed],
     "previous_head": [looped_search, summed_search, lambda maps: np.array(looped_search(maps)).tolist()],
     "whole_loss": [batched_loss, looped_loss],
 }
 WRONG = {
     "parameter_count": {"100 is about 30 times too small": 100},
-    "parting_curves": {},
+    "confident_loss": {"too": 5.5},
+    "steps_for": {
+        "best: 16: train with 4 too": Several([loop_over_windows, 16]),
+        "best: 64: with 75 steps": Several([loop_over_windows, 64]),
+        "returns the same in each": Several([lambda batch_size: 300, 4]),
+        "every result is 2 times": Several([lambda batch_size: 2 * loop_over_windows(batch_size), 4]),
+    },
     "training_step": {
         "every number is 0.5 times what it should be": {"F.cross": "0.5 * F.cross"},
         "no parameter moves": {"loss.backward()": "loss.backward(), optimizer.zero_grad()"},
