@@ -1,4 +1,4 @@
-"""Checks of notebook 08: temperature, min-p, a cache of keys and values, and speculative sampling."""
+"""Checks of notebook 08: temperature, beam widths, min-p, a cache of keys and values, and speculative sampling."""
 
 import torch
 from torch import Tensor
@@ -38,6 +38,18 @@ positions_read = prediction(
         },
     },
     said="without a cache 10 + 11 + … + 109, with one 10 and then 99 times 1.",
+)
+
+
+beam_widths = prediction(
+    {"width 1": -35.4, "width 2": -40.2, "width 4": -30.5},
+    {
+        "width 1": {-29.95: "that is for 40 characters, and 60 are asked for", -69.9: "that is for 120 characters"},
+        "width 2": {-35.4: "that is the log-probability for width 1: pass width=2"},
+        "width 4": {-40.2: "that is the log-probability for width 2: pass width=4"},
+    },
+    tolerance=0.02,
+    said="width 2 finds a less likely text than greedy decoding, and width 4 a more likely one.",
 )
 
 

@@ -1,4 +1,4 @@
-"""Checks of notebook 09: sinusoids, rotations, and the order of channels."""
+"""Checks of notebook 09: sinusoids, rotations, another base, and the order of channels."""
 
 import torch
 
@@ -18,6 +18,21 @@ turned_score = prediction(
         -5.386: "180 degrees were passed to a cosine that takes radians",
     },
     said="two quarter turns apart the vectors point in opposite directions: 3 · 3 · (-1).",
+)
+
+
+other_base = prediction(
+    {"base 10,000": 2.57, "base 1,000": 2.23},
+    {
+        "base 10,000": {
+            2.31: "that is the loss before the step; take positions 56 to 63",
+            2.19: "that is inside the trained length; take positions 56 to 63",
+            2.78: "that is the loss at the end of the windows; take positions 56 to 63",
+        },
+        "base 1,000": {2.57: "that is the loss with base 10,000", 2.36: "that is the loss at the end of the windows"},
+    },
+    tolerance=0.03,
+    said="with base 1,000 there is no step at position 57.",
 )
 
 

@@ -44,6 +44,7 @@ def rotate_half(x):
 
 
 RIGHT = {
+    "other_base": [{"base 10,000": torch.tensor(2.59), "base 1,000": 2.24}],
     "turned_score": [-9, -9.0, torch.tensor(-9), np.float32(-9)],
     "wave_table": [looped_waves, exponential_waves, numpy_waves],
     "repaired_rotation": [complex_turn, rotate_half],
