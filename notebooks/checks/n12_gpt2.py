@@ -14,6 +14,7 @@ from .exercise import exercise, prediction
 from .report import Mistake, shortened
 
 FIT = "(budget - embeddings_and_norm) // block"
+NO_BIASES = "max(0, (budget - (vocab_size + context_length) * n_embd) // (12 * n_embd**2))"
 
 
 @exercise(
@@ -38,6 +39,7 @@ FIT = "(budget - embeddings_and_norm) // block"
         },
         f"max(0, {FIT})": {
             FIT: "a budget that is too small even for the embeddings has room for 0 blocks, not for fewer",
+            NO_BIASES: "the biases and the norms are left out, in the blocks and after them",
             f"max(0, -(-{FIT}))": "rounded up: a block that fits only in part does not fit",
             f"max(0, round({FIT.replace('//', '/')}))": "rounded to the nearest: a part of a block does not fit",
             f"max(0, {FIT.replace('//', '/')})": "the quotient is not rounded down: there are no parts of blocks",
