@@ -10,7 +10,7 @@ from .compare import as_asked, obeys_generator, rows_sum_to_one, same, unlike
 from .exercise import exercise, prediction
 from .report import Mistake, dtype_name
 
-ONE_DECIMAL = "right to one decimal; give it to two"
+ONE_DECIMAL = "this is right to one decimal: give two decimals"
 two_losses = prediction(
     {"fresh": math.log(50), "trained": math.log(5)},
     {
@@ -19,7 +19,7 @@ two_losses = prediction(
             math.log2(50): "this is in bits; in nats the logarithm is the natural one",
             1 / 50: "this is the probability of each token; the loss is its surprisal",
             50: "this is the perplexity, the number of equally likely choices; the loss is its logarithm",
-            math.log(49): "the token that comes is one of the 50 choices too",
+            math.log(49): "the token that follows is one of the 50 choices too",
         },
         "trained": {
             1.6: ONE_DECIMAL,
@@ -58,7 +58,7 @@ def amount_added(table, ids, V):
         },
         ", minlength=V * V": {"": "`bincount` ends at the largest pair that occurs: give it `minlength=V * V`"},
         "ids[:-1] * V + ids[1:]": {
-            "ids * V + ids.roll(-1)": "the last token is followed by the first, and the text does not go round",
+            "ids * V + ids.roll(-1)": "the last token is followed by the first, and the text is not a circle",
             "ids[:-2] * V + ids[1:-1]": "the last pair is left out",
         },
         "counts / counts.sum(dim=1, keepdim=True)": {
@@ -80,7 +80,7 @@ def held_down(loss, logits, targets):
     """A clue: a loss that cannot become large."""
     right = F.cross_entropy(logits, targets)
     if right > 100 and loss < 0.9 * right:
-        return f"the loss stops at {loss:.4g}: what keeps the logarithm finite also hides how large the loss is"
+        return f"the loss stops at {loss:.4g}: what keeps the logarithm finite also limits the loss"
     return None
 
 
@@ -119,7 +119,8 @@ LOSS = f"-log_p.{GATHER}.mean()"
             LOSS[1:]: "the sign: the logarithm of a probability is negative, its surprisal is not",
             f"-log_p.{GATHER}.sum()": "the surprisals are summed, and their mean is asked for",
             f"-log_p.{GATHER}[:, 0]": "it is one number per prediction: the loss is their mean",
-            f"-log_p.exp().{GATHER}.mean().log()": "the mean is taken before the logarithm: first each surprisal",
+            f"{LOSS} / math.log(2)": "it is in bits: in nats the logarithm is the natural one",
+            f"-log_p.exp().{GATHER}.mean().log()": "the mean is taken before the logarithm, not after",
             "-log_p[:, targets].mean()": "`[:, targets]` picks whole columns: one entry per row is meant",
         },
         "": {
@@ -159,9 +160,9 @@ jumping_curve = prediction(
             1.4708: "this is for a model that ignores the letter before; a table has a row for each",
         },
     },
-    clue=lambda value: "compute where the run with rate 10 leads: it still falls" if 0.42 < value < 0.5 else None,
+    clue=lambda value: "compute the limit: with rate 10 the loss is still falling" if 0.42 < value < 0.5 else None,
     tolerance=0.012,
-    said="too long a step leads past the minimum, and at the minimum the row of a leaves 0.42 nats.",
+    said="too large a step overshoots the minimum, and at the minimum the row of a contributes 0.42 nats.",
 )
 
 SAMPLES = 4000  # per row: a share is then within 0.04 of its probability, but for one time in a million
@@ -187,7 +188,7 @@ def shares(answer, table):
 
 
 def too_often(found, table):
-    """A clue: whether likely tokens are sampled too often."""
+    """A clue: whether the most likely tokens are sampled too often."""
     excess = (found - table).gather(1, table.argmax(dim=1, keepdim=True))
     clear = (excess > 0.02).all() or (excess < -0.02).all()
     return clear and f"the most likely token of each row is sampled too {'often' if excess[0] > 0 else 'seldom'}"
@@ -210,7 +211,7 @@ RAND = "torch.rand(len(now), 1, generator=generator)"
         },
         "cumsum(dim=1)": {"cumsum(dim=0)": "the running sum goes down the batch: it must go along each row"},
         ".cumsum(dim=1)[:, :-1]": {
-            "[:, :-1]": "the pieces are not laid end to end: `cumsum` is missing",
+            "[:, :-1]": "these are probabilities, not the ends of intervals: `cumsum` is missing",
             ".cumsum(dim=1)": "the last end is kept: where rounding leaves it below 1, the result can be V",
         },
         RAND: {
@@ -219,8 +220,8 @@ RAND = "torch.rand(len(now), 1, generator=generator)"
             RAND.replace("rand", "randn"): "the random numbers are normally distributed: uniform ones are needed",
         },
         "(r >= ends).sum(dim=1)": {
-            "(r < ends).sum(dim=1)": "the ends to the right of r are counted: the token is the number to its left",
-            "(r >= ends).sum(dim=1) + 1": "each token is one too high: the first piece belongs to token 0",
+            "(r < ends).sum(dim=1)": "the ends to the right of r are counted: count those to its left",
+            "(r >= ends).sum(dim=1) + 1": "each token is one too high: the first interval is that of token 0",
             "(r < ends).int().argmax(dim=1)": "the last token is never sampled: no end is left to the right of its r",
         },
         "": {
@@ -234,7 +235,7 @@ RAND = "torch.rand(len(now), 1, generator=generator)"
     demands=[obeys_generator(lambda answer, generator: answer(THREE.clone(), torch.arange(3).repeat(99), generator))],
     forbidden={"torch.multinomial": "do without it"},
     tolerance=0.04,
-    said="each token comes as often as the row of the one before it says, and the generator decides which.",
+    said="each token is sampled as often as the previous token's row says, with the given generator alone.",
 )
 def sampled_tokens(table, now, generator):
     ends = table[now].cumsum(dim=1)[:, :-1]

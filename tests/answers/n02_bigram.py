@@ -86,7 +86,10 @@ RIGHT = {
     "sampled_tokens": [by_search, one_by_one, by_race],
 }
 WRONG = {
-    "two_losses": {"fresh: 3.89: the token that comes": Several([3.89, 1.61]), "4.5 is too high": Several([4.5, 1.61])},
+    "two_losses": {
+        "fresh: 3.89: the token that follows": Several([3.89, 1.61]),
+        "4.5 is too high": Several([4.5, 1.61]),
+    },
     "counted_table": {
         "two mistakes: a pair that occurs often": broken_table,
         "0.5 is added to each pair": {"+ 1\n": "+ 0.5\n"},
@@ -99,7 +102,7 @@ WRONG = {
         "`F.cross_entropy` is called": F.cross_entropy,
         "`torch.log_softmax` is called": lambda x, y: -x.log_softmax(1)[torch.arange(len(y)), y].mean(),
     },
-    "jumping_curve": {"reason: choose one of": Several(["e", LOWEST]), "it still falls": Several(["b", 0.43])},
+    "jumping_curve": {"reason: choose one of": Several(["e", LOWEST]), "is still falling": Several(["b", 0.43])},
     "sampled_tokens": {
         "is sampled, and there are only the tokens": {".sum(dim=1)": ".sum(dim=1) - 1"},
         "it changes `now` in place": over_now,
