@@ -354,13 +354,12 @@ def test_an_exception_is_told_with_the_line_that_raised_it():
     known = made(plus_two, [(1,)], errors={"is not defined": "a name is missing"})
     assert sentence(verdict(known, fails)) == "Not yet: a name is missing."
     later = verdict(made(plus_two, [(1,), (2,)]), lambda n: n + 2 if n == 1 else fails(n))
-    assert "in the cases before this one it was right" in later
+    assert "the cases before this one are right" in later
 
 
-def test_a_mistake_that_agrees_in_most_cases_is_asked_for():
+def test_a_mistake_that_agrees_in_most_cases_is_not_suggested():
     check = made(power, [(1,), (3,), (4,), (5,)], {"2**n": {"n**2": "n is squared"}})
-    said = sentence(verdict(check, lambda n: n**2 + (n == 5)))
-    assert said == "Not yet: 1 is too low. Is it this: n is squared?"
+    assert sentence(verdict(check, lambda n: n**2 + (n == 5))) == "Not yet: 1 is too low."
 
 
 def test_an_endless_loop_ends(monkeypatch):
@@ -465,7 +464,7 @@ def test_weights_that_look_ahead_or_do_not_sum_to_one():
     weights = torch.ones(3, 3).tril() / torch.arange(1, 4)[:, None]
     check = made(identity, [(weights,)], clues=[compare.looks_ahead, compare.rows_sum_to_one])
     assert "row 0 attends to column 2: the future leaks" in verdict(check, lambda x: x.flip(1))
-    assert "columns sum to 1, rows do not: it normalizes over the queries" in verdict(check, lambda x: x.mT.flip(0, 1))
+    assert "columns sum to 1, rows do not" in verdict(check, lambda x: x.mT.flip(0, 1))
     assert "a row sums to 2.00, and every row must sum to 1" in verdict(check, lambda x: 2 * x)
 
 

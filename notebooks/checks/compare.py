@@ -1,28 +1,23 @@
 """Whether two results are the same, and in what they differ: the symptoms that are told when no known mistake fits."""
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .report import Mistake, dtype_name, kind
-
-# --- the same? ----------------------------------------------------------------------------------------------------
 
 
 def plain(value) -> int | float | None:
     """A number as Python knows it, or None: int, float, and tensors or arrays that hold one number."""
-    if isinstance(value, (int, float)):
-        return value
-    if isinstance(value, Fraction):
-        return float(value)
+    if isinstance(value, (int, float, Fraction)):
+        return float(value) if isinstance(value, Fraction) else value
     if hasattr(value, "item") and getattr(value, "size", None) is not None:
-        try:
+        with contextlib.suppress(RuntimeError, ValueError):
             return value.item()
-        except (RuntimeError, ValueError):
-            return None
     return None
 
 
@@ -30,10 +25,8 @@ def as_asked(result, right):
     """The result as the kind of value that is expected, where nothing is lost: a tensor from a list or an array."""
     if isinstance(right, Tensor) and not isinstance(result, Tensor):
         if isinstance(result, (list, tuple)) and result or hasattr(result, "__array__"):
-            try:
+            with contextlib.suppress(RuntimeError, TypeError, ValueError):
                 return torch.as_tensor(result)
-            except (RuntimeError, TypeError, ValueError):
-                return result
     if isinstance(right, (list, tuple)) and isinstance(result, (list, tuple)):
         if len(result) == len(right):
             result = [as_asked(one, other) for one, other in zip(result, right)]
@@ -59,11 +52,8 @@ def same(one, other, tolerance: float = 1e-4) -> bool:
         value = plain(one)
         if not isinstance(value, (int, float)) or isinstance(value, bool) != isinstance(other, bool):
             return False
-        return (
-            value == other
-            or abs(value - other) <= tolerance * max(1, abs(other))
-            or (value != value and other != other)
-        )
+        both_nan = value != value and other != other
+        return both_nan or value == other or abs(value - other) <= tolerance * max(1, abs(other))
     return type(one) is type(other) and bool(one == other)
 
 
@@ -117,9 +107,6 @@ def wrong_dtype(result, right) -> str | None:
     return None
 
 
-# --- symptoms -----------------------------------------------------------------------------------------------------
-
-
 def degenerate(results: Sequence, rights: Sequence) -> str | None:
     """Whether an answer returns nothing, only zeros, or the same in every case: then no known mistake is meant."""
     if len(results) < 2 or any(type(result) is not type(right) for result, right in zip(results, rights)):
@@ -130,9 +117,8 @@ def degenerate(results: Sequence, rights: Sequence) -> str | None:
     if isinstance(results[0], Tensor) and all(value.device.type == "cpu" for value in results):
         if not any(result.any() for result in results) and all(right.any() for right in rights):
             return "every number in the result is 0, in every case"
-    if not_finite(results[0], rights[0]) is None and all(same(result, results[0]) for result in results):
-        if all(same(right, rights[0]) for right in rights):
-            return None
+    one_result, one_right = (all(same(value, values[0]) for value in values) for values in (results, rights))
+    if one_result and not one_right and not_finite(results[0], rights[0]) is None:
         return f"it returns the same in each of {len(results)} different cases: what does it take from its inputs?"
     return None
 
@@ -257,36 +243,45 @@ def number_symptom(values: Sequence[float], rights: Sequence[float], coarse: boo
     return f"{values[0]:g} is too {'high' if values[0] > rights[0] else 'low'}"
 
 
-# --- clues for attention weights ----------------------------------------------------------------------------------
-
-
 def looks_ahead(weights: Tensor, *inputs) -> str | None:
     """A clue for causal weights (..., T, T): the first entry above the diagonal that is not 0."""
-    ahead = weights.detach().triu(1).abs() > 1e-6
-    if ahead.any():
-        row, column = ahead.nonzero()[0, -2:].tolist()
-        return f"row {row} attends to column {column}: the future leaks"
-    return None
+    ahead = (weights.detach().triu(1).abs() > 1e-6).nonzero()[:, -2:].tolist()
+    return f"row {ahead[0][0]} attends to column {ahead[0][1]}: the future leaks" if ahead else None
 
 
 def rows_sum_to_one(weights: Tensor, *inputs) -> str | None:
-    """A clue for weights (..., T, T): which sums are 1, and which are not."""
-    across, down = weights.detach().sum(dim=-1), weights.detach().sum(dim=-2)
-    if torch.allclose(across, torch.ones_like(across), atol=1e-3):
+    """A clue for weights (..., T, T) and tables of probabilities: which sums are 1, and which are not."""
+    across, down = weights.detach().sum(dim=-1).flatten(), weights.detach().sum(dim=-2)
+    row = (across - 1).abs().argmax().item()
+    if abs(across[row].item() - 1) < 1e-3:
         return None
     if torch.allclose(down, torch.ones_like(down), atol=1e-3):
-        return "columns sum to 1, rows do not: it normalizes over the queries"
-    row = (across - 1).abs().flatten().argmax().item()
-    return f"a row sums to {across.flatten()[row].item():.2f}, and every row must sum to 1"
-
-
-# --- what to try --------------------------------------------------------------------------------------------------
+        return "columns sum to 1, rows do not"
+    return f"a row sums to {across[row].item():.2f}, and every row must sum to 1"
 
 
 def tensors(seed: int, *sizes: tuple, spread: float = 2.0) -> list[Tensor]:
     """Normally distributed numbers with one decimal, so that an example can be read."""
     generator = torch.Generator().manual_seed(seed)
     return [(spread * torch.randn(size, generator=generator)).round(decimals=1).add(0.0) for size in sizes]
+
+
+class Reader(nn.Module):
+    """A small model with dropout that uses all of its window, and records what it reads and how it is called."""
+
+    def __init__(self, context_length: int):
+        super().__init__()
+        torch.manual_seed(5)
+        self.table, self.dropout = nn.Embedding(4, 4), nn.Dropout(0.5)
+        self.context_length, self.windows, self.grad = context_length, [], False
+
+    def forward(self, idx: Tensor) -> Tensor:
+        if idx.ndim != 2 or idx.shape[1] > self.context_length:
+            raise ValueError(f"the model takes idx (B, T) with T ≤ {self.context_length}, got {tuple(idx.shape)}")
+        if self.training:
+            raise Mistake("the model is called in training mode: with its dropout on, the loss is random")
+        self.windows, self.grad = self.windows + idx.tolist(), self.grad or torch.is_grad_enabled()
+        return self.dropout(self.table(idx) + self.table(idx).cumsum(dim=1) / 2)
 
 
 def obeys_generator(sample: Callable) -> Callable:
@@ -299,8 +294,7 @@ def obeys_generator(sample: Callable) -> Callable:
             samples.append(sample(answer, torch.Generator().manual_seed(seed)))
         if not same(samples[0], samples[1]):
             return "two calls with the same seed differ: the generator is not used"
-        if same(samples[1], samples[2]):
-            return "two seeds give the same samples: the generator is not used"
-        return None
+        alike = same(samples[1], samples[2])
+        return "two seeds give the same samples: the generator is not used" if alike else None
 
     return demand

@@ -46,9 +46,6 @@ def untried(answer) -> bool:
     return answer is ... or empty
 
 
-# --- running an answer --------------------------------------------------------------------------------------------
-
-
 class TooLong(BaseException):
     """Raised inside an answer that runs past its time limit."""
 
@@ -147,26 +144,20 @@ class Check:
     blank = staticmethod(untried)
 
 
-# --- functions ----------------------------------------------------------------------------------------------------
-
-
 class Exercise(Check):
     """`exercise` says what the arguments mean."""
 
     def __init__(
         self, solution, cases, mistakes, said, also=None, clues=(), probes=(), errors=None, call=None, demands=(),
-        forbidden=None, plain_number=False, pairs=False, tolerance=1e-4, seconds=10.0,
+        forbidden=None, value=None, plain_number=False, pairs=False, tolerance=1e-4, seconds=10.0,
     ):  # fmt: skip
         functools.update_wrapper(self, solution, updated=())
-        self.solution, self.source, self.cases, self.mistakes, self.said = (
-            solution, source_of(solution), cases, mistakes, said
-        )  # fmt: skip
-        self.also, self.clues, self.probes, self.demands = also or {}, clues, probes, demands
-        self.errors, self.forbidden, self.plain_number = errors or {}, forbidden or {}, plain_number
+        self.solution, self.source, self.cases, self.mistakes = solution, source_of(solution), cases, mistakes
+        self.said, self.also, self.clues, self.probes, self.demands = said, also or {}, clues, probes, demands
+        self.errors, self.forbidden, self.value, self.plain_number = errors or {}, forbidden or {}, value, plain_number
         self.pairs, self.tolerance, self.seconds = pairs, tolerance, seconds
         self.call = call or (lambda answer, *inputs: answer(*inputs))
-        takes = [*inspect.signature(call).parameters][1:] if call else [*inspect.signature(solution).parameters]
-        self.names = [name for name in takes if name != "inputs"] or [*inspect.signature(solution).parameters]
+        self.names = [*inspect.signature(call).parameters][1:] if call else [*inspect.signature(solution).parameters]
         self.same = functools.partial(compare.same, tolerance=tolerance)
 
     def edited(self, *edits: tuple[str, str]):
@@ -220,7 +211,12 @@ class Exercise(Check):
             return Mistake("it changes its input in place; work on a copy")
         return result
 
-    def examine(self, answer) -> str:
+    def examine(self, answer, *values) -> str:
+        said = "Right so far; still to do: the function." if untried(answer) else self.examine_function(answer)
+        told = self.value.examine(dict(zip(self.value.parts, values))) if values else ""
+        return told if told.startswith("Right so far") else said
+
+    def examine_function(self, answer) -> str:
         if not callable(answer):
             wanted = "class: pass the class" if inspect.isclass(self.solution) else "function: pass the function"
             raise Mistake(f"this is {kind(answer)}, not a {wanted} itself")
@@ -250,53 +246,45 @@ class Exercise(Check):
                 raise Mistake(problem)
         return f"Right: {self.said}"
 
-    # --- what is wrong with it
-
     def diagnosis(self, answer, tried: list, first: int, note: str) -> Mistake:
         inputs, result, right = tried[first]
         example = counter_example(inputs, self.names, result, right)
         if found := compare.degenerate([result for _, result, _ in tried], [right for *_, right in tried]):
             return Mistake(found, example)
-        exact, near = self.agreeing(tried, first)
-        if exact:
-            return Mistake(exact, example)
+        if known := self.agreeing(tried, first):
+            return Mistake(known, example)
         if isinstance(result, BaseException):
-            found, example = self.stopped(result, first, example)
+            found, example = self.stopped(result, example)
         else:
             found = self.symptom(answer, tried, first)
         if note:
             found = note if found == "the numbers differ" else f"{note}: {found}"
-        if near:
-            found += f"{'' if found.endswith('?') else '.'} Is it this: {near}?"
+        elif first and not found.endswith("?") and not isinstance(result, Mistake):
+            found += "; the cases before this one are right"
         return Mistake(found, example)
 
-    def agreeing(self, tried: list, first: int) -> tuple[str | None, str | None]:
-        """The mistake that agrees in every case; and one that agrees in the first wrong case and most others."""
-        order, best = [first, *(i for i in range(len(tried)) if i != first)], (len(tried) / 2, None)
+    def agreeing(self, tried: list, first: int) -> str | None:
+        """What is said of the known mistake that gives the same in every case, if there is one."""
         stopped = all(isinstance(result, BaseException) for _, result, _ in tried)
         for why, edits in self.known():
-            mistake, agree, finite = self.edited(*edits), [], False
-            for i in order:
-                inputs, result, right = tried[i]
+            mistake, finite = self.edited(*edits), False
+            for inputs, result, right in [tried[first], *tried[:first], *tried[first + 1 :]]:
                 made = compare.as_asked(self.attempt(mistake, inputs, set()), right)
-                agree.append(self.same(result, made) and (not stopped or one_line(result) == one_line(made)))
-                finite = finite or not isinstance(made, Tensor) or bool(made.isfinite().any()) or not made.numel()
-                if not agree[0] or self.pairs and len(edits) > 1 and not agree[-1]:
+                if not self.same(result, made) or stopped and one_line(result) != one_line(made):
                     break
-            if all(agree) and finite:  # what is nan everywhere has many causes
-                return why, None
-            if agree[0] and finite and sum(agree) > best[0] and not isinstance(tried[first][1], Mistake):
-                best = (sum(agree), why)
-        return None, best[1]
+                finite = finite or not isinstance(made, Tensor) or bool(made.isfinite().any()) or not made.numel()
+            else:
+                if finite:  # what is nan everywhere has many causes
+                    return why
+        return None
 
-    def stopped(self, error: BaseException, first: int, example: str) -> tuple[str, str]:
+    def stopped(self, error: BaseException, example: str) -> tuple[str, str]:
         if isinstance(error, Mistake):
             return error.why, error.example or example
         for words, why in self.errors.items():
             if words in one_line(error):
                 return why, f"  {one_line(error)}{line_of(error)}\n\n{example}"
-        before = "; in the cases before this one it was right" if first else ""
-        return f"it stops with {one_line(error)}{',' if line_of(error) else ''}{line_of(error)}{before}", example
+        return f"it stops with {one_line(error)}{',' if line_of(error) else ''}{line_of(error)}", example
 
     def symptom(self, answer, tried: list, first: int) -> str:
         """The best name for what is wrong when no known mistake explains it."""
@@ -313,8 +301,7 @@ class Exercise(Check):
         if isinstance(right, (int, float)) and not isinstance(right, bool):
             numbers = [(compare.plain(result), right) for _, result, right in tried[first:]]
             return compare.number_symptom(*zip(*(pair for pair in numbers if pair[0] is not None)))
-        found = compare.symptom(result, right)
-        return found + ("; in the cases before this one they were right" if first and "numbers" in found else "")
+        return compare.symptom(result, right)
 
 
 def source_of(solution) -> str:
@@ -335,15 +322,16 @@ def exercise(cases: list, mistakes: dict, said: str, **more):
     clues: (result, *inputs) -> why or None; probes: (answer, *inputs) -> why or None; they find a symptom.
     call: (answer, *inputs) -> result: how an answer is used that is not called plainly.
     demands: (answer) -> why or None: what is asked for beside the values. forbidden: {"torch.multinomial": why}.
+    value: a prediction that is checked too, where the learner passes what the function has shown.
     """
     return lambda solution: Exercise(solution, cases, mistakes, said, **more)
 
 
-# --- predictions --------------------------------------------------------------------------------------------------
-
-
 class Prediction(Check):
-    """A number, a shape, a letter or a list, or a dict of such: the right value, and wrong ones with what is said."""
+    """A number, shape, letter, list or set: the right value, and wrong ones with what is said, as {value: why}.
+
+    For several at once, `right` is {part: value} and `wrong` {part: {value: why}}.
+    """
 
     def __init__(self, right, wrong: dict, said: str, clue=None, tolerance: float = 0.01):
         self.right, self.wrong, self.said, self.clue, self.tolerance = right, wrong, said, clue, tolerance
@@ -387,23 +375,24 @@ class Prediction(Check):
             value = compare.plain(given)
             if value is None or isinstance(given, bool):
                 return f"this is {kind(given)}, and a number is expected"
-            close = functools.partial(self.close, value, exact=isinstance(right, int))
+
+            def close(target):  # within the tolerance, relative; an integer must be met
+                return abs(value - target) <= (0.1 if type(right) is int else self.tolerance * abs(target) + 1e-9)
+
             if close(right):
                 return None
             nearest = min(filter(close, wrong), key=lambda number: abs(number - value), default=None)
             if nearest is not None:
                 return f"{value:g}: {wrong[nearest]}"
             return self.clue and self.clue(value) or compare.number_symptom([value], [right], coarse=True)
+        if isinstance(right, set) and (isinstance(given, (list, tuple)) or getattr(given, "ndim", 0) == 1):
+            given = set(map(compare.plain, given))
         if compare.same(compare.as_asked(given, right), right):
             return None
         if (problem := compare.unlike(given, right)) and not isinstance(given, (list, tuple)):
             return problem.replace("it returns", "this is")
         why = next((why for value, why in wrong.items() if compare.same(compare.as_asked(given, value), value)), None)
         return f"{shortened(given)}: {why or self.clue and self.clue(given) or 'not quite: look again'}"
-
-    def close(self, value: float, target: float, exact: bool) -> bool:
-        """Within `tolerance`, relative; an integer must be met."""
-        return abs(value - target) <= (0.1 if exact else self.tolerance * abs(target) + 1e-9)
 
 
 def shape_problem(given, right: tuple, wrong: dict) -> str | None:
@@ -412,10 +401,8 @@ def shape_problem(given, right: tuple, wrong: dict) -> str | None:
     if fractions := [size for size in given if type(size) is float]:
         return f"{fractions[0]} is not an integer, and every size is: divide with //"
     sizes = tuple(given)
-    if sizes == right:
-        return None
-    if sizes in wrong:
-        return f"{sizes}: {wrong[sizes]}"
+    if sizes == right or sizes in wrong:
+        return f"{sizes}: {wrong[sizes]}" if sizes != right else None
     if len(sizes) != len(right):
         return f"{sizes} has {len(sizes)} axes, and the tensor has {len(right)}"
     if sorted(sizes) == sorted(right):
@@ -424,6 +411,4 @@ def shape_problem(given, right: tuple, wrong: dict) -> str | None:
     return f"in {sizes}, axis {axis} has another size"
 
 
-def prediction(right, wrong: dict, said: str, **more) -> Prediction:
-    """Make a check of a value: `wrong` is {value: why}, or {part: {value: why}} for a dict of values."""
-    return Prediction(right, wrong, said, **more)
+prediction = Prediction

@@ -12,25 +12,12 @@ share = prediction(
         1 / 3: "that is the weight in row 2; the weights of position 7 are in row 7",
         0: "position 2 is in the past of position 7, so its weight is not 0",
         1 / 9: "positions 0 to 7 are eight positions",
-        1 / 6: "position 7 averages all of its past, not the positions from 2 on",
         8: "that is the number of positions in the average; the weight is one of that many equal parts",
         2 / 8: "each position has one of eight equal parts, whichever position it is",
         12.5: "a weight is a fraction of 1, not a percentage",
     },
     said="position 7 averages positions 0 to 7 equally, so each has a weight of 1/8.",
 )
-
-
-# --- the triangle -------------------------------------------------------------------------------------------------
-
-
-def wrong_when_long(weights, T):
-    """A clue for T = 20, which comes last: the shorter ones were right."""
-    if T < 20:
-        return None
-    right = torch.ones(T, T).tril() / torch.arange(1, T + 1)[:, None]
-    row = (weights - right).abs().amax(dim=1).argmax().item()
-    return f"right up to T = 6, and wrong in row {row} of T = 20: is there a size that does not come from T?"
 
 
 @exercise(
@@ -43,7 +30,6 @@ def wrong_when_long(weights, T):
             "lower / torch.arange(T)[:, None]": "row t is divided by t, and it holds t + 1 positions: row 0 is 0 / 0",
             "lower.softmax(dim=1)": "a softmax of the triangle: its zeros count too, since exp(0) is 1",
             "lower / T": "every row is divided by T: only the last row averages T positions",
-            "lower == 0": "this is the mask, true or false: the weights are numbers, and each row sums to 1",
         },
         "tril()": {
             "triu()": "the upper triangle: each position averages its future",
@@ -51,7 +37,7 @@ def wrong_when_long(weights, T):
             "tril(T)": "every row averages all T positions: the future leaks",
         },
     },
-    clues=[wrong_when_long, looks_ahead, rows_sum_to_one],
+    clues=[looks_ahead, rows_sum_to_one],
     said="rows sum to 1, weigh their past equally and leave the future out, for T = 1, 3, 4, 6 and 20.",
 )
 def average_weights(T):
@@ -59,25 +45,18 @@ def average_weights(T):
     return lower / lower.sum(dim=1, keepdim=True)
 
 
-# --- the mask -----------------------------------------------------------------------------------------------------
-
-
 @exercise(
     cases=[
         (torch.tensor([[0.0, 1.0], [1.0, 0.0]]),),
         (torch.tensor([[0.5, -1.0, 2.0], [1.0, 0.0, -0.5], [-1.0, 2.0, 0.5]]),),
-        (tensors(0, (2, 4, 4), spread=1.0)[0],),
-        (tensors(1, (20, 20), spread=1.0)[0],),
+        *[(scores,) for scores in tensors(0, (2, 4, 4), (20, 20), spread=1.0)],
     ],
-    also={
-        "right for small scores, wrong where the future has a score of 200": [(torch.tensor([[1.0, 200.0], [0, 1]]),)]
-    },
+    also={"wrong where the future has a score of 200": [(torch.tensor([[1.0, 200.0], [0, 1]]),)]},
     mistakes={
         "softmax(dim=-1)": {
             "softmax(dim=-2)": "softmax over the queries: columns sum to 1, rows do not",
             "softmax(dim=1)": "right for one matrix, not for a batch: there `dim=1` runs over the queries",
             "softmax(dim=0)": "softmax over the first axis: the queries of one matrix, and the windows of a batch",
-            "tril()": "the softmax is missing: these are masked scores",
         },
         "scores.masked_fill(future, -torch.inf)": {
             "scores.masked_fill(future, 0)": "the future is set to 0 before the softmax, and exp(0) is 1: it leaks",
@@ -85,15 +64,9 @@ def average_weights(T):
         },
         "scores.masked_fill(future, -torch.inf).softmax(dim=-1)": {
             "scores.masked_fill(future, -torch.inf)": "the softmax is missing: these are scores, some of them -inf",
-            "scores.softmax(dim=-1).masked_fill(future, 0.0)": (
-                "the mask comes after the softmax: the future has already been counted in the sum of each row"
-            ),
-            "scores.softmax(dim=-2).masked_fill(future, 0.0)": (
-                "two mistakes: the softmax runs over the queries, and the mask comes after it"
-            ),
-            "scores.tril() / scores.tril().sum(dim=-1, keepdim=True)": (
-                "the rows are masked and divided by their sum, without the exponential"
-            ),
+            "scores.softmax(dim=-1).tril()": "the mask comes after the softmax: the future is already in the sum",
+            "scores.softmax(dim=-2).tril()": "two mistakes: a softmax over the queries, and a mask that comes after it",
+            "scores.tril() / scores.tril().sum(dim=-1, keepdim=True)": "the exponential of the scores is missing",
         },
         "scores.shape[-1]": {"scores.shape[0]": "T is the first size, and in a batch that is the number of matrices"},
         "triu(1)": {
@@ -111,9 +84,6 @@ def repaired_weights(scores):
     return scores.masked_fill(future, -torch.inf).softmax(dim=-1)
 
 
-# --- a fading memory ----------------------------------------------------------------------------------------------
-
-
 def weights_found(answer, x, keep):
     """A probe: with x = the identity matrix an answer shows its weights."""
     T = min(len(x), 4)
@@ -122,24 +92,11 @@ def weights_found(answer, x, keep):
         return leak
     if (weights.diagonal() <= 0).any():
         return f"row {weights.diagonal().argmin().item()} gives its own position a weight of 0"
-    ratio = (weights[1, 0] / weights[1, 1]).item()
-    if abs(ratio - keep) > 1e-3:
-        return f"in row 1, one step back counts {ratio:.2f} times as much as no step, and keep is {keep}"
-    if T > 2 and abs(weights[2, 0] / weights[2, 2] - keep**2) > 1e-3:
-        ratio = (weights[2, 0] / weights[2, 2]).item()
-        return f"in row 2, two steps back count {ratio:.2f} times as much as no step, and keep² is {keep**2:.2f}"
+    for t in range(1, min(T, 3)):
+        ratio = (weights[t, 0] / weights[t, t]).item()
+        if abs(ratio - keep**t) > 1e-3:
+            return f"in row {t}, position 0 counts {ratio:.2f} times as much as position {t}, not {keep**t:.2f} times"
     return rows_sum_to_one(weights)
-
-
-def steps(x):
-    return torch.arange(len(x))[:, None] - torch.arange(len(x))
-
-
-def running(x, keep):
-    rows = [x[0]]
-    for row in x[1:]:
-        rows.append(keep * rows[-1] + (1 - keep) * row)
-    return torch.stack(rows)
 
 
 X = torch.tensor([[8.0, 0.0], [0.0, 4.0], [4.0, 4.0], [2.0, 0.0]])
@@ -152,44 +109,24 @@ X = torch.tensor([[8.0, 0.0], [0.0, 4.0], [4.0, 4.0], [2.0, 0.0]])
         "weights / weights.sum(dim=1, keepdim=True)": {
             "weights": "the weights are not divided by their sum: a row must sum to 1",
             "weights / weights.sum(dim=1)": "columns are divided, not rows: the row sums need `keepdim=True`",
-            "weights / torch.arange(1, T + 1)[:, None]": (
-                "each row is divided by its number of positions, not by the sum of its weights"
-            ),
-            "(1 - keep) * weights": (
-                "divided by the infinite sum 1 / (1 - keep): a row is finite, so divide by the sum of that row"
-            ),
-            "weights.masked_fill(weights == 0, -torch.inf).softmax(dim=1)": (
-                "a softmax of the weights takes their exponentials: divide by the sum instead"
-            ),
+            "weights / torch.arange(1, T + 1)[:, None]": "each row is divided by its length, not by its sum",
+            "weights / (keep ** steps_back.clamp(min=0)).sum(1, True)": "the mask comes after the division by the sums",
+            "weights * (1 - keep * (torch.arange(T) > 0))": "a running average: position 0 has too large a weight",
+            "(1 - keep) * weights": "divided by the infinite sum 1 / (1 - keep): divide each row by its own sum",
+            "weights.masked_fill(weights == 0, -torch.inf).softmax(dim=1)": "a softmax, where a division is asked for",
         },
         "keep ** steps_back.clamp(min=0)": {
             "keep ** (0 * steps_back)": "every step back counts the same: `keep` is not used",
-            "(0 * steps_back + keep ** torch.arange(T))": (
-                "the weights fade from the first position on, and they must fade from the query position"
-            ),
-            "(-keep * steps_back).exp()": (
-                "each step back counts exp(-keep) times as much, not keep: the score of a step back is ln(keep)"
-            ),
+            "(0 * steps_back + keep ** torch.arange(T))": "the weights fade from position 0 on, not from the query",
+            "(-keep * steps_back).exp()": "each step back counts exp(-keep) times as much, and `keep` times is meant",
             "keep ** (steps_back - 1).clamp(min=0)": "one step back counts as much as none: the power is one too low",
-            "(keep * steps_back)": "`keep` times the steps back, where `keep` to the power of the steps is needed",
         },
         "(keep ** steps_back.clamp(min=0)).tril()": {
             "(keep ** -steps_back.float()).triu()": "each position averages its future: it is the other triangle",
             "keep ** steps_back": "all rows are the same, since the future is included in each: mask it out",
-            "keep ** steps_back.clamp(min=0)": (
-                "the future has the same weight as the present: mask it out before you divide"
-            ),
+            "keep ** steps_back.clamp(min=0)": "the future counts as much as the present: mask it before you divide",
         },
         "weights @ x": {"weights": "it returns the weights, not the averages: multiply them with x"},
-        "": {
-            "x": "x is returned unchanged: nothing is averaged",
-            "(keep ** steps(x).clamp(min=0)).div((keep ** steps(x).clamp(min=0)).sum(1, keepdim=True)).tril() @ x": (
-                "the future is masked after the division: it has already been counted in the sum"
-            ),
-            "running(x, keep)": (
-                "row 0 has too large a weight: no position is multiplied by `1 - keep`, each row is divided by its sum"
-            ),
-        },
     },
     probes=[weights_found],
     said="each step back counts `keep` times as much, rows sum to 1, and keep = 1 is the equal average.",

@@ -4,8 +4,8 @@ import torch
 
 import gptlib
 
-from .compare import plain, same, tensors
-from .exercise import Prediction, exercise, prediction
+from .compare import same, tensors
+from .exercise import exercise, prediction
 
 stages = prediction(
     {"packed": (5, 10, 72), "queries": (5, 3, 10, 8), "weights": (5, 3, 10, 10), "merged": (5, 10, 24)},
@@ -44,26 +44,17 @@ SEEN = {
 HEADS = {"one back": 3, "first position": 2, "same letter": 1, "last space": 5}
 
 
-class Habits(Prediction):
-    """The order of the heads in a list does not matter."""
-
-    def problem(self, name, given, right, wrong):
-        if isinstance(given, (list, tuple, set)) or getattr(given, "ndim", 0) == 1:
-            given = sorted({plain(head) for head in given}, key=str)
-        return super().problem(name, given, right, wrong)
-
-
 def letters_or_not(given):
     """A clue for the heads that are listed."""
-    if isinstance(given, list) and {1, 5} & set(given):
-        return f"head {min({1, 5} & set(given))} looks for certain letters, and another text has them elsewhere"
-    if isinstance(given, list) and set(given) < {0, 2, 3, 4}:
+    if isinstance(given, set) and {1, 5} & given:
+        return f"head {min({1, 5} & given)} looks for certain letters, and another text has them elsewhere"
+    if isinstance(given, set) and given < {0, 2, 3, 4}:
         return "a head is missing: it follows a position or a distance, or averages evenly, whatever the letters are"
     return "the heads are numbered from 0 to 5"
 
 
-habits = Habits(
-    {**HEADS, "on any text": [0, 2, 3, 4]},
+habits = prediction(
+    {**HEADS, "on any text": {0, 2, 3, 4}},
     {habit: {head: why for head, why in SEEN.items() if head != right} for habit, right in HEADS.items()},
     said="stripes are distances, columns are positions, and scattered cells depend on the letters.",
     clue=letters_or_not,
@@ -85,9 +76,8 @@ def out_of_place(result, x):
         return "windows are mixed: a number has left its window"
     if not torch.equal(result // 10 % 10, right // 10 % 10):
         return "heads are mixed with positions: a row holds numbers of other positions"
-    if not torch.equal(result // 100, right // 100):
-        return "each position has its own numbers, but the heads do not come in order, one after another"
-    return None
+    in_order = torch.equal(result // 100, right // 100)
+    return None if in_order else "each position has its own numbers, but the heads do not come one after another"
 
 
 @exercise(
@@ -101,8 +91,6 @@ def out_of_place(result, x):
             "x.flatten(-3, -2)": "the heads are concatenated along the positions, not along the channels",
             "x.sum(dim=-3)": "the heads are added, and each must keep channels of its own",
             "x[..., -1, :, :]": "only the last head is there: the others are lost",
-            "right(x.flip(-3))": "the order of the heads is reversed: head 0 comes first",
-            "right(x).reshape(-1, *right(x).shape[-2:])": "there is always one axis in front: more or fewer must stay",
         },
     },
     clues=[out_of_place],
@@ -122,17 +110,16 @@ def what_moves(answer, q, k, v, n_head):
             if name == "v" and moved != [c] or {m * n_head // C for m in moved} - {c * n_head // C}:
                 expected = f"[{c}]" if name == "v" else f"only those of head {c * n_head // C}"
                 return f"when channel {c} of {name} changes, channels {moved} of the result change, expected {expected}"
-    if not same(right[:, 0], v[:, 0]):
-        return "position 0 attends only to itself, so row 0 of the result must be row 0 of v, and it is not"
-    return None
-
-
-def qkv(seed, B, T, C):
-    return tensors(seed, *3 * [(B, T, C)], spread=1.0)
+    own = same(right[:, 0], v[:, 0])
+    return (
+        None if own else "position 0 attends only to itself, so row 0 of the result must be row 0 of v, and it is not"
+    )
 
 
 @exercise(
-    cases=[(*qkv(1, 1, 3, 4), 2), (*qkv(2, 2, 3, 8), 2), (*qkv(3, 2, 5, 6), 3), (*qkv(4, 2, 4, 3), 1)],
+    cases=[
+        (*tensors(1, *3 * [(B, T, C)]), H) for B, T, C, H in [(1, 3, 4, 2), (2, 3, 8, 2), (2, 5, 6, 3), (2, 4, 3, 1)]
+    ],
     pairs=True,
     mistakes={
         "slice(h * D, (h + 1) * D)": {
@@ -153,13 +140,13 @@ def qkv(seed, B, T, C):
         "v[..., own]": {"k[..., own]": "the weights average the keys: it is the values that are averaged"},
         "torch.cat(answers, dim=-1)": {
             "torch.cat(answers, dim=1)": "the heads are concatenated along the positions, not along the channels",
-            "torch.cat(answers[::-1], dim=-1)": "the heads are concatenated in reversed order",
             "torch.stack(answers, 1).reshape(q.shape)": "merged by `view` alone: heads are mixed with positions",
         },
         "": {
             "gptlib.attention_weights(q, k) @ v": "`n_head` is not used: this is one head as wide as the model",
-            "right(*(part.reshape(len(q), n_head, q.shape[1], -1).transpose(1, 2).flatten(2) for part in (q, k, v)), "
-            "n_head)": "split by `view` without `transpose`: heads are mixed with positions",
+            "right(*(x.view(len(x), n_head, x.shape[1], -1).transpose(1, 2).flatten(2) for x in (q, k, v)), n_head)": (
+                "split by `view` without `transpose`: heads are mixed with positions"
+            ),
         },
     },
     probes=[what_moves],
@@ -174,20 +161,16 @@ def repaired_heads(q, k, v, n_head):
     return torch.cat(answers, dim=-1)
 
 
-def shares(result, x, w_qkv, w_out, n_head):
+def shares(result, *inputs):
     """A clue: is the sum over the heads right?"""
-    right = contributions.solution(x, w_qkv, w_out, n_head)
-    if same(result.sum(dim=1), right.sum(dim=1), 1e-3):
-        return "the heads add up to the right output, but the shares are wrong: which columns belong to which head?"
-    return None
-
-
-def weights_too(seed, B, T, C):
-    return tensors(seed, (B, T, C), (3 * C, C), (C, C), spread=0.8)
+    added = same(result.sum(dim=1), contributions.solution(*inputs).sum(dim=1), 1e-3)
+    return added and "the heads add up to the right output, but the shares are wrong: which columns belong to which?"
 
 
 @exercise(
-    cases=[(*weights_too(6, 1, 3, 4), 2), (*weights_too(7, 2, 3, 8), 2), (*weights_too(8, 2, 4, 6), 3)],
+    cases=[
+        (*tensors(6, (B, T, C), (3 * C, C), (C, C)), H) for B, T, C, H in [(1, 3, 4, 2), (2, 3, 8, 2), (2, 4, 6, 3)]
+    ],
     mistakes={
         "attention_weights(q, k)": {
             "attention_weights(q / n_head**0.5, k)": "scaled by C, not by the head size",
@@ -200,9 +183,6 @@ def weights_too(seed, B, T, C):
             "gptlib.merge_heads(gathered) @ w_out.mT": "that is the whole output, all heads added: keep them apart",
             "(gathered @ columns.mT).transpose(0, 1)": "the heads are the first axis: (B, H, T, C) is asked for",
             "(gathered @ columns.mT).transpose(1, 2)": "positions come before heads: (B, H, T, C) is asked for",
-            "gptlib.merge_heads(gathered)[:, None] @ w_out.mT / n_head + 0 * gathered @ columns.mT": (
-                "every head has the same part of the whole output: each has a share of its own"
-            ),
             "gathered @ columns.mT / n_head": "divided by the number of heads: heads are added, not averaged",
         },
     },

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .compare import same, tensors
+from .compare import Reader, same, tensors
 from .exercise import exercise, prediction
 from .report import Mistake
 
@@ -116,7 +116,6 @@ HEADS = tensors(9, (1, 3, 4, 4), (2, 3, 5, 5), (3, 2, 6, 6), (4, 3, 7, 7), (3, 5
         "divmod(share.argmax().item(), maps.shape[1])": {
             "divmod(share.argmax().item(), maps.shape[1])[::-1]": "layer and head are exchanged",
             "divmod(share.argmax().item(), maps.shape[0])": "divided by the number of layers: a layer holds H heads",
-            "tuple(i + 1 for i in divmod(share.argmax().item(), maps.shape[1]))": "counted from 1: the first is 0",
             "(share.mean(1).argmax().item(), share.mean(0).argmax().item())": "layer and head are chosen separately",
         },
     },
@@ -128,25 +127,15 @@ def previous_head(maps):
     return divmod(share.argmax().item(), maps.shape[1])
 
 
-class Reader(nn.Module):
-    """A small model with dropout that uses all of its window, and records how it was called."""
-
-    def __init__(self, context_length):
-        super().__init__()
-        torch.manual_seed(5)
-        self.table, self.dropout = nn.Embedding(4, 4), nn.Dropout(0.5)
-        self.context_length, self.tokens, self.grad = context_length, 0, False
-
-    def forward(self, idx):
-        if idx.ndim != 2 or idx.shape[1] > self.context_length:
-            raise ValueError(f"the model takes idx (B, T) with T ≤ {self.context_length}, got {tuple(idx.shape)}")
-        if self.training:
-            raise Mistake("the model is called in training mode: with its dropout on, the loss is random")
-        self.tokens, self.grad = self.tokens + idx.numel(), self.grad or torch.is_grad_enabled()
-        return self.dropout(self.table(idx) + self.table(idx).cumsum(dim=1) / 2)
+def tokens_read(answer, ids, T):
+    """A probe: how many tokens the model is given."""
+    answer(model := Reader(T), ids, T)
+    read, right = sum(map(len, model.windows)), len(ids) - 1
+    return None if read == right else f"the model is given {read} tokens, and {right} are followed by another"
 
 
 def left_as_it_was(answer):
+    """A demand: the model keeps its mode, and no graph is built."""
     for training, now in ((True, "training mode is off"), (False, "its dropout is on")):
         answer(model := Reader(4).train(training), IDS, 4)
         if model.training != training:
@@ -176,13 +165,7 @@ IDS = torch.tensor([0, 1, 3, 2, 2, 1, 0, 3, 1, 1, 2, 0, 3])
         },
     },
     call=lambda answer, ids, T: answer(Reader(T), ids, T),
-    probes=[
-        lambda answer, ids, T: (
-            answer(model := Reader(T), ids, T)
-            and model.tokens != len(ids) - 1
-            and f"the model is given {model.tokens} tokens, and {len(ids) - 1} are followed by another"
-        )
-    ],
+    probes=[tokens_read],
     demands=[left_as_it_was],
     plain_number=True,
     said="every prediction counts once, dropout is off, and the model is left in the mode in which it came.",

@@ -78,8 +78,6 @@ WIDE, DEEP, SQUARE = tensors(1, (3, 20), (2, 4, 3), (4, 4))
         "logits.masked_fill": {"probabilities.masked_fill": "probabilities are returned: keep the logits as they came"},
         "": {
             "right(logits, p) > -torch.inf": "this is the mask, and logits are asked for",
-            "logits": "nothing is removed: the logits come back as they came",
-            "logits.masked_fill(logits < logits.amax(-1, True), -torch.inf)": "only the most likely token is kept",
             "keep_top_p(logits, p)": "this is top-p, which adds up probabilities: min-p compares with the largest one",
         },
     },
@@ -114,12 +112,10 @@ def sees(answer, q, k, v, keys, values, length):
 
 def kept(answer):
     """A demand: what the next call finds in the buffers."""
-    for name, i in (("keys", 3), ("values", 4)):
-        mine, right = buffered(3, 2, 3, 4, 0, 4), buffered(3, 2, 3, 4, 0, 4)
-        answer(*mine), repaired_cache.solution(*right)
-        if not same(mine[i], right[i]):
-            return f"the result is right, but the next call will not find the right numbers in `{name}`"
-    return None
+    mine, right = buffered(3, 2, 3, 4, 0, 4), buffered(3, 2, 3, 4, 0, 4)
+    answer(*mine), repaired_cache.solution(*right)
+    wrong = [f"`{name}`" for name, i in (("keys", 3), ("values", 4)) if not same(mine[i], right[i])]
+    return wrong and f"the result is right, but the next call will not find the right numbers in {wrong[0]}"
 
 
 SIZES = [(1, 1, 1, 1, 2), (1, 2, 2, 2, 2), (2, 3, 4, 2, 4), (2, 2, 3, 3, 6), (3, 4, 1, 2, 3), (1, 0, 2, 2, 2)]
@@ -132,7 +128,6 @@ SIZES = [(1, 1, 1, 1, 2), (1, 2, 2, 2, 2), (2, 3, 4, 2, 4), (2, 2, 3, 3, 6), (3,
     mistakes={
         "keys[:, length:end], values[:, length:end] = k, v": {
             "keys[:, :T], values[:, :T] = k, v": "the new keys and values are written over the oldest, at the front",
-            "keys[:, length + 1 : end + 1], values[:, length + 1 : end + 1] = k, v": "written one index too late",
             "keys[:, length:end] = k": "the values are not written",
         },
         "/ D**0.5": {"": "the scores are not scaled: divide by √D", "/ D": "scaled by D, not by its square root"},
@@ -141,10 +136,10 @@ SIZES = [(1, 1, 1, 1, 2), (1, 2, 2, 2, 2), (2, 3, 4, 2, 4), (2, 2, 3, 3, 6), (3,
             "triu(1)": "the mask starts at 0, and new position 0 stands at index `length`",
             "triu(length)": "the mask starts one diagonal too early: each position hides itself",
         },
-        "scores.masked_fill(future, -torch.inf).softmax(dim=-1) @ values[:, :end]": {
-            "(q @ keys.mT / D**0.5).softmax(-1) @ values": "unfilled indices are attended to, without a mask",
+        "": {
+            "(q @ keys.mT / q.shape[2] ** 0.5).softmax(-1) @ values": "unfilled indices are attended to, with no mask",
+            "right(q, k, v, keys, values, 0)": "the past is not attended to: the new positions see only each other",
         },
-        "": {"right(q, k, v, keys, values, 0)": "the past is not attended to: the new positions see only each other"},
     },
     call=lambda answer, q, k, v, keys, values, length: answer(q, k, v, keys.clone(), values.clone(), length),
     probes=[sees],
@@ -164,13 +159,11 @@ def repaired_cache(q, k, v, keys, values, length):
 
 def both(answer, p, q):
     """The two results; where q is 0, any probability of acceptance is right, and becomes 1."""
-    result = answer(p, q)
-    if not isinstance(result, (list, tuple)) or len(result) != 2:
-        return result
-    accept, leftover = as_asked(list(result), [p, q])
+    result = as_asked(answer(p, q), (p, q))
+    accept = result[0] if isinstance(result, tuple) and result else None
     if isinstance(accept, Tensor) and accept.shape == q.shape:
-        accept = torch.where((q == 0) & (accept >= 0) & (accept <= 1), 1.0, accept)
-    return accept, leftover
+        result = torch.where((q == 0) & (accept >= 0) & (accept <= 1), 1.0, accept), *result[1:]
+    return result
 
 
 def comes_out(result, p, q):

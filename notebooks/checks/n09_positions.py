@@ -11,7 +11,6 @@ turned_score = prediction(
         9: "that is the score at distance 0; two positions apart, the vectors differ by half a turn",
         0: "that is the score at distance 1, a quarter turn; here the distance is two positions",
         -1: "that is the cosine of the angle; both vectors have length 3",
-        1: "query and key do not point the same way, and both have length 3",
         -3: "both vectors have length 3, and the dot product multiplies the two lengths",
         -6: "the lengths are added; a dot product multiplies them",
         -9 / 2**0.5: "the division by the square root of the head size comes later",
@@ -20,9 +19,6 @@ turned_score = prediction(
     },
     said="two quarter turns apart the vectors point in opposite directions: 3 · 3 · (-1).",
 )
-
-
-# --- the table ----------------------------------------------------------------------------------------------------
 
 
 def angles_found(table, T, C):
@@ -47,27 +43,19 @@ def angles_found(table, T, C):
             "2 * i / C": "the exponent has the wrong sign: later pairs must have smaller angles, not larger ones",
             "0 * i": "all pairs have the same angle: the exponent is missing",
             "-2 * i // C": "the exponent is rounded down to an integer: use `/`, not `//`",
-            "-4 * i / C": "the exponent is -4i / C: `i` counts pairs, so it is not doubled twice",
         },
         "10_000.0": {"1000.0": "the base is 1000, and the formula says 10000"},
-        "i = torch.arange(C // 2)": {
-            "i = torch.arange(C // 2).flip(0)": "pair 0 must be the fastest, not the last pair"
-        },
+        "i = torch.arange(C // 2)": {"i = torch.arange(C // 2).flip(0)": "pair 0 must be the fastest, not the last"},
         "torch.arange(T)": {"torch.arange(1, T + 1)": "positions are counted from 1: the first is position 0"},
-        "(-2 * i / C)": {"(-2 * i / C) * torch.pi / 180": "the angles are taken for degrees: they are in radians"},
         "angles.sin()": {"angles.cos()": "cosines everywhere: even columns hold sines"},
         "angles.cos()": {"angles.sin()": "sines everywhere: odd columns hold cosines"},
         "table[:, 0::2] = angles.sin()\n    table[:, 1::2] = angles.cos()": {
             "table[:, 0::2] = angles\n    table[:, 1::2] = angles": "these are the angles, without sine and cosine",
             "table[:, 0::2] = angles.cos()\n    table[:, 1::2] = angles.sin()": "sine and cosine are exchanged",
-            "table[:, : C // 2] = angles.sin()\n    table[:, C // 2 :] = angles.cos()": (
-                "all sines come first and then all cosines: the two channels of a pair are neighbors"
-            ),
         },
-        "": {  # cos(a) = sin(a + π / 2)
-            "(torch.arange(T)[:, None] * 1e4 ** (-torch.arange(C) / C) + torch.arange(C) % 2 * torch.pi / 2).sin()": (
-                "each channel has an angle of its own: both channels of a pair share one"
-            ),
+        "": {
+            "torch.cat([right(T, C)[:, 0::2], right(T, C)[:, 1::2]], dim=1)": "all sines come first, then all cosines",
+            "right(T, 2 * C).view(T, -1, 4)[..., [0, 3]].flatten(1)": "each channel has its own angle, not each pair",
         },
     },
     clues=[angles_found],
@@ -83,9 +71,6 @@ def wave_table(T, C):
     return table
 
 
-# --- the rotation -------------------------------------------------------------------------------------------------
-
-
 def rotation_found(result, x):
     """A clue: what a rotation leaves as it is."""
     if not torch.allclose(result[..., 0, :], x[..., 0, :], atol=1e-4):
@@ -97,11 +82,9 @@ def rotation_found(result, x):
 
 @exercise(
     cases=[
-        (torch.tensor([[1.0, 0.0], [1.0, 0.0]]),),
-        (torch.tensor([[1.0, 0.5, 2.0, -1.0]] * 3),),
-        (tensors(0, (5, 6))[0],),
-        (tensors(1, (2, 3, 4, 10))[0],),
-        (tensors(2, (2, 8, 12))[0].mT,),
+        *[(torch.tensor([[1.0, 0.0]] * 2),), (torch.tensor([[1.0, 0.5, 2.0, -1.0]] * 3),)],
+        *[(x,) for x in tensors(0, (5, 6), (2, 3, 4, 10))],
+        (tensors(2, (2, 8, 12))[0].mT,),  # not contiguous
     ],
     pairs=True,
     mistakes={
@@ -111,14 +94,7 @@ def rotation_found(result, x):
             "0 * i": "all pairs rotate at the same speed: the exponent is missing",
         },
         "torch.arange(T)": {"torch.arange(1, T + 1)": "positions are counted from 1: position 0 is not rotated"},
-        "x.chunk(2, dim=-1)": {
-            "x[..., 0::2], x[..., 1::2]": "neighbors are taken apart and put back as halves: use one pairing for both"
-        },
-        "torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)": {
-            "torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)": (
-                "the rotated halves are put back as neighbors: here the first half comes first again"
-            ),
-        },
+        "x.chunk(2, dim=-1)": {"x[..., 0::2], x[..., 1::2]": "pairs are taken as neighbors and put back as halves"},
         "first * cos - second * sin, first * sin + second * cos": {
             "first * cos + second * sin, first * sin + second * cos": "the lengths change: one product lacks a minus",
             "first * cos + second * sin, second * cos - first * sin": "clockwise: the other sine gets the minus",
@@ -130,12 +106,11 @@ def rotation_found(result, x):
         },
         "": {
             "x": "nothing is rotated",
+            "right(x).unflatten(-1, (2, -1)).mT.flatten(-2)": "the rotated halves are put back as neighbors",
             "right(x.unflatten(-1, (-1, 2)).mT.flatten(-2)).unflatten(-1, (2, -1)).mT.flatten(-2)": (
                 "neighbors are paired: here channel i of the first half is paired with channel i of the second"
             ),
-            "right(x) if x.ndim == 2 else right(x.transpose(-3, -2)).transpose(-3, -2)": (
-                "right for one head, not for a batch: the positions are the axis before the last"
-            ),
+            "right(x.transpose(0, -2)).transpose(0, -2)": "right for (T, D), not for a batch: T is the axis before D",
         },
     },
     clues=[rotation_found],
@@ -152,9 +127,6 @@ def repaired_rotation(x):
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
 
 
-# --- the order of the channels ------------------------------------------------------------------------------------
-
-
 def each_once(order, D):
     """A clue: an order names every channel once."""
     once = sorted(order.flatten().tolist()) == list(range(D))
@@ -169,18 +141,11 @@ def each_once(order, D):
             "torch.arange(D).roll(D // 2)": "the halves are exchanged: neighbors stay neighbors",
             "torch.arange(D).view(-1, 2).flip(1).flatten()": "neighbors are exchanged, and they stay neighbors",
         },
-        "torch.arange(0, D, 2), torch.arange(1, D, 2)": {
-            "torch.arange(1, D, 2), torch.arange(0, D, 2)": (
-                "the second channel of each pair comes first: each pair would rotate backward"
-            ),
-        },
         "": {
+            "right(D).roll(D // 2)": "the second channel of each pair comes first: each pair would rotate backward",
             "right(D).argsort()": "this is the inverse, from halves to neighbors",
+            "right(D)[:-1]": "the last channel is missing: `arange` stops before its end",
             "right(D).flip(0)": "the order is reversed: pair 0 must stay the fastest",
-        },
-        "torch.arange(1, D, 2)": {
-            "torch.arange(1, D - 1, 2)": "the last channel is missing: `arange` stops before its end",
-            "torch.arange(1, D, 2).flip(0)": "the second half is reversed: pairs would be mixed",
         },
     },
     clues=[each_once],

@@ -1,11 +1,10 @@
 """Checks of notebook 11: merges by hand, longest match, bits per byte, text while it is written, unused tokens."""
 
 import math
-from functools import partial
 
 from gptlib import BPETokenizer
 
-from .exercise import Exercise, exercise, prediction, untried
+from .exercise import exercise, prediction
 
 WORD = "thither"
 MERGES = [("h", "e"), ("t", "h"), ("he", "r"), ("t", "he"), ("h", "i")]
@@ -21,8 +20,7 @@ def misjoined(tokens):
         return f"concatenated, the tokens are {''.join(tokens)!r}, not {WORD!r}"
     if strange := [token for token in tokens if token not in {*WORD, *map("".join, MERGES)}]:
         return f"no merge makes {strange[0]!r}"
-    left = [rank for rank, pair in enumerate(MERGES) if pair in zip(tokens, tokens[1:])]
-    if left:
+    if left := [rank for rank, pair in enumerate(MERGES) if pair in zip(tokens, tokens[1:])]:
         return f"the pair of rank {left[0]} is still there: {' and '.join(MERGES[left[0]])}"
     return "a pair was joined before one of a lower rank: start again from the letters"
 
@@ -56,25 +54,17 @@ GROW = "end = 1\n        while end < len(piece) and piece[: end + 1] in vocabula
 @exercise(
     cases=[
         *[case(b"a"), case(b"ab", b"ab"), case(b"abcc", b"ab", b"bcc"), case(b"aba", b"ab", b"ba"), case(b"", b"a")],
-        *[
-            case(b"aaaaa", b"aa", b"aaa"),
-            case(b"cab", b"ab", b"ca"),
-            case(b"abcab", b"abc", b"cab"),
-            case(b" a (a.b) ", b" a", b"(a", b".b"),
-        ],
-        case("déjà".encode(), "é".encode(), "é".encode()[1:] + b"j"),
+        *[case(b"aaaaa", b"aa", b"aaa"), case(b"cab", b"ab", b"ca"), case(b"abcab", b"abc", b"cab")],
+        *[case(b" a (a.b) ", b" a", b"(a", b".b"), case("déjà".encode(), "é".encode(), "é".encode()[1:] + b"j")],
     ],
     mistakes={
         "while piece[:end] not in vocabulary:\n            end -= 1": {
             "end = 1": "these are single bytes, the shortest tokens that fit",
             GROW: "it stops at the first length that is no token, and a longer one may be a token again",
         },
-        "end = len(piece)": {
-            "end = len(piece) - 1 or 1": "a token is never all that is left: does a range stop early?"
-        },
+        "end = len(piece)": {"end = len(piece) - 1 or 1": "a token is never all that is left of the piece"},
         "piece = piece[end:]": {"piece = piece[1:]": "it goes on one byte later, not where the last token ended"},
         "": {
-            "right(piece, vocabulary)[::-1]": "the tokens are in reverse order",
             "right(piece, vocabulary)[:1]": "only the first token is there: go on with what is left of the piece",
             "right(piece, vocabulary)[:-1]": "the last token is missing",
             "[t[::-1] for t in right(piece[::-1], {t[::-1] for t in vocabulary})][::-1]": "it cuts from the right",
@@ -96,41 +86,30 @@ def longest_match(piece, vocabulary):
     return tokens
 
 
-class WithBest(Exercise):
-    """A function, and the letter that is found with it."""
-
-    wrong = {
-        "a": "it has the lowest loss per token, and the most tokens: multiply",
-        "c": "it has the fewest tokens, and the highest loss per token: multiply",
-    }
-    best = prediction({"best": "b"}, {"best": wrong}, said="")
-
-    def examine(self, answer, best="b"):
-        said = "Right so far; still to do: the function." if untried(answer) else super().examine(answer)
-        letter = self.best.examine({"best": best})
-        return said if letter.startswith("Right:") else letter
+WRONG_LETTERS = {
+    "a": "it has the lowest loss per token, and the most tokens: multiply",
+    "c": "it has the fewest tokens, and the highest loss per token: multiply",
+}
 
 
-@partial(
-    WithBest,
+@exercise(
     cases=[(2.0, 3, "banana"), (3.5, 4, "café é"), (0.5, 9, "東京"), (6.25, 20, "To be, or not to be: 🎭 ")],
     pairs=True,
     mistakes={
         "/ math.log(2)": {
             "": "these are nats: a bit is ln 2 nats",
             "* math.log(2)": "it is multiplied by ln 2: a bit is less than a nat, so there are more of them",
-            "/ 2": "it is divided by 2: a nat is 1 / ln 2 bits",
             "/ 0.693": "0.693 is ln 2 rounded: `math.log(2)` has all of its digits",
         },
         "loss * n_tokens": {"loss": "the number of tokens is not used: the loss is for one of them"},
         'len(text.encode("utf-8"))': {
             "len(text)": "it is divided by the characters: some of them are more than one byte",
             "n_tokens": "this is per token: share the sum out over the bytes of the text",
-            "8 / len(text.encode())": "it is divided by 8: bits *per* byte are asked for, however many bits it has",
         },
         'whole / len(text.encode("utf-8"))': {"whole": "this is the sum over the whole text"},
         "": {"loss / math.log(2) * len(text.encode()) / n_tokens": "tokens and bytes are exchanged"},
     },
+    value=prediction({"best": "b"}, {"best": WRONG_LETTERS}, said=""),
     said="what a text costs, shared out over its bytes; and model b needs the fewest bits.",
 )
 def bits_per_byte(loss, n_tokens, text):
@@ -153,16 +132,15 @@ def parts(*tokens):
 
 def untimely(strings, ids, tokenizer):
     """A clue: the string that comes too early or too late. When a � that stays is given, is left open."""
-    given, last = 0, len(ids) - 1
-    for n, string in enumerate(strings):
-        text = tokenizer.decode(ids[: n + 1])
-        whole, given = text.rstrip("�") if n < last else text, given + len(string)
-        if (so_far := "".join(strings[: n + 1])) != tokenizer.decode(ids)[:given]:
-            return f"string {n}, {string!r}, is not what decode gives there in the end"
-        if given < len(whole):
-            return f"string {n}, {string!r}, holds back {whole[given:]!r}, which is complete by then"
+    for n, string in enumerate(strings, 1):
+        text, so_far = tokenizer.decode(ids[:n]), "".join(strings[:n])
+        complete = text.rstrip("�") if n < len(ids) else text
+        if not tokenizer.decode(ids).startswith(so_far):
+            return f"string {n - 1}, {string!r}, is not what decode gives there in the end"
+        if len(so_far) < len(complete):
+            return f"string {n - 1}, {string!r}, holds back {complete[len(so_far) :]!r}, which is complete by then"
         if not text.startswith(so_far):
-            return f"string {n}, {string!r}, comes before the bytes that complete it"
+            return f"string {n - 1}, {string!r}, comes before the bytes that complete it"
     return None
 
 
@@ -196,9 +174,7 @@ E_, T_, MASK = "é".encode(), "東".encode(), "🎭".encode()
             "[s for s in right(ids, tokenizer) if s]": "an id that completes nothing gets an empty string",
             "[tokenizer.decode([i]) for i in ids]": "every id is decoded alone: half a character becomes �",
             "[tokenizer.vocabulary[i].decode('utf-8', 'ignore') for i in ids]": "incomplete characters are thrown away",
-            "[tokenizer.decode(ids[: n + 1]) for n in range(len(ids))]": "all text so far comes each time",
             "[tokenizer.decode(ids)]": "the text is right, in one string: give one for each id",
-            "list(tokenizer.decode(ids))": "these are single characters: give one string for each id",
         },
     },
     call=in_time,
@@ -233,9 +209,8 @@ THE = ("h+e", "t+he", " +the", " +t", "o+r")
 @exercise(
     cases=[
         *[(Learned("t+h", "th+e"), "the"), (Learned("t+h", "th+e"), "the path"), (Learned(*THE[:2]), "he, the she")],
-        (Learned(*THE, special=()), "the theme of the other"),
-        (Learned(*THE, special=("<|user|>", "[end]")), "to the other thing"),
-        *[(Learned("x+y", *THE, "z+z"), "other"), (Learned("T+h", "Th+e", "\n+\n"), "The The\n\n")],
+        *[(Learned(*THE, special=()), "the theme of the other"), (Learned("x+y", *THE, "z+z"), "other")],
+        *[(Learned(*THE, special=("<|user|>", "[end]")), "to the other"), (Learned("T+h", "Th+e", "\n+\n"), "The\n\n")],
     ],
     pairs=True,
     mistakes={
@@ -255,11 +230,9 @@ THE = ("h+e", "t+he", " +the", " +t", "o+r")
         },
         "set(tokenizer.encode(text))": {
             "{i for s in text.split() for i in tokenizer.encode(s)}": "encoded word by word: spaces are part of tokens",
-            "{i for s in text.split('\\n') for i in tokenizer.encode(s)}": "encoded line by line: breaks are lost",
         },
         "": {
             "[i - 256 for i in right(tokenizer, text)]": "these are ranks: the merge of rank 0 made id 256",
-            "right(tokenizer, text)[::-1]": "the highest id comes first",
             f"[i for i in range(tokenizer.vocab_size) if {BYTES} not in text]": "both faults of the original are there",
         },
     },

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,8 +9,8 @@ from torch.nn import functional as F
 
 import gptlib
 
-from .compare import plain, tensors
-from .exercise import Exercise, exercise, prediction
+from .compare import Reader, plain, tensors
+from .exercise import exercise, prediction
 from .report import Mistake, shortened
 
 FIT = "(budget - embeddings_and_norm) // block"
@@ -20,12 +19,8 @@ FIT = "(budget - embeddings_and_norm) // block"
 @exercise(
     cases=[
         *[(3_270, 10, 50, 9), (2_000, 10, 50, 9), (1_939, 10, 50, 9), (609, 10, 50, 9), (784, 1, 9, 7)],
-        *[
-            (124_439_808, 768, 50_257, 1_024),
-            (124_439_807, 768, 50_257, 1_024),
-            (0, 10, 900, 9),
-            (41_753, 8, 547, 3_196),
-        ],
+        *[(124_439_807 + more, 768, 50_257, 1_024) for more in (1, 0)],
+        *[(0, 10, 900, 9), (41_753, 8, 547, 3_196)],
     ],
     mistakes={
         "12 * n_embd**2 + 13 * n_embd": {
@@ -46,7 +41,6 @@ FIT = "(budget - embeddings_and_norm) // block"
             f"max(0, -(-{FIT}))": "rounded up: a block that fits only in part does not fit",
             f"max(0, round({FIT.replace('//', '/')}))": "rounded to the nearest: a part of a block does not fit",
             f"max(0, {FIT.replace('//', '/')})": "the quotient is not rounded down: there are no parts of blocks",
-            f"max(1, {FIT})": "0 can be the answer: a budget may be too small for any block",
         },
     },
     said="whole blocks within the budget; the 124M model gets its 12, and with one parameter less only 11.",
@@ -57,14 +51,8 @@ def blocks_that_fit(budget, n_embd, vocab_size, context_length):
     return max(0, (budget - embeddings_and_norm) // block)
 
 
-# --- names --------------------------------------------------------------------------------------------------------
-
 OURS = list(gptlib.gpt2.hf_names(12)) + ["blocks.47.feed_forward.down_proj.weight", "lm_head.weight"]
 THEIRS = {theirs: ours for ours, theirs in gptlib.gpt2.hf_names(48).items()}
-
-
-def swapped(name, one, other):
-    return other.join(part.replace(other, one) for part in name.split(one))
 
 
 @exercise(
@@ -78,10 +66,6 @@ def swapped(name, one, other):
         ".{kind}": {".weight": "every name ends in .weight, and the biases are lost", "": "weight or bias is missing"},
         "": {
             "None if ours == 'lm_head.weight' else right(ours)": "None for lm_head.weight: which matrix is it?",
-            "right(swapped(ours, 'norm1', 'norm2'))": "the two norms are exchanged: ln_1 comes before attention",
-            "right(swapped(ours, 'qkv_proj', 'out_proj'))": "exchanged in attention: c_attn makes q, k and v",
-            "right(swapped(ours, 'up_proj', 'down_proj'))": "exchanged in the feed-forward layer: c_fc projects up",
-            "swapped(right(ours), 'wte', 'wpe')": "wte embeds tokens and wpe positions, not the other way round",
             "right(ours).replace('mlp.c_proj', 'attn.c_proj')": "the c_proj of the feed-forward layer is in mlp",
             "right(ours).replace('attn.', '').replace('mlp.', '')": "attn or mlp is missing: a block has two c_proj",
             "'transformer.' + right(ours)": "`transformer.` is a prefix of some libraries, not of the released names",
@@ -144,13 +128,11 @@ def found(answer, ours, theirs, tolerance):
 
 def gap_there(result, ours, theirs, tolerance):
     """A clue: how far apart the states are at the index that was found."""
-    right = first_difference.solution(ours, theirs, tolerance)
     if result == "None":
-        return f"it finds nothing, and state {right} differs"
+        return f"it finds nothing, and state {first_difference.solution(ours, theirs, tolerance)} differs"
     gap = (ours - theirs)[int(result)].abs().max().item()
-    if gap <= tolerance:
-        return f"in state {result} no number differs by more than {gap:.3g}, and the tolerance is {tolerance:g}"
-    return f"state {result} differs, and state {right} before it too"
+    within = f"in state {result} no number differs by more than {gap:.3g}, and the tolerance is {tolerance:g}"
+    return within if gap <= tolerance else f"state {result} differs, and a state before it too"
 
 
 def states(*rows):
@@ -158,32 +140,23 @@ def states(*rows):
     return torch.tensor(rows, dtype=torch.float32).view(-1, 2, 2)
 
 
-NO, ALL, NAN, BIG = (0, 0, 0, 0), (1, 1, 1, 1), (0, math.nan, 0, 0), (1e5, 3, 0, 0)
+NO, ALL, NAN, BIG, MORE = (0, 0, 0, 0), (1, 1, 1, 1), (0, math.nan, 0, 0), (1e5, 3, 0, 0), (1e5 + 0.75, 3, 0, 0)
 ZEROS, DEEP, NOISE = states(NO, NO, NO), *tensors(0, (7, 5, 8), (7, 5, 8))
 NEAR = DEEP + 1e-6 * NOISE
-LARGEST = "max(range(len(ours)), key=lambda i: (ours[i] - theirs[i]).abs().max().nan_to_num(9))"
-LARGEST += " if right(ours, theirs, tolerance) is not None else None"
+LARGEST = "right(ours, theirs, tolerance) and max(range(len(ours)), key=lambda i: (ours[i] - theirs[i]).abs().max())"
+WRONG_BLOCKS = {
+    **dict.fromkeys((0, 1, 2), "the output of this block agrees"),
+    4: "that is the number of the state, and state 0 comes from the embeddings: which block's output is it?",
+    5: "block 5 computes what it should: its input differs already",
+}
 
 
-class WithBlock(Exercise):
-    """A function, and the number of the block that the notebook alters; without it the function alone is checked."""
-
-    def examine(self, answer, block=3):
-        super().examine(answer)
-        state = "that is the number of the state, and state 0 comes from the embeddings: which block's output is it?"
-        wrong = {4: state, 5: "block 5 computes what it should: its input differs already"}
-        wrong |= dict.fromkeys((0, 1, 2), "the output of this block agrees")
-        return prediction({"altered_block": 3}, {"altered_block": wrong}, self.said).examine({"altered_block": block})
-
-
-@partial(
-    WithBlock,
+@exercise(
     cases=[
         *[(states(NO, (0, 0, 0, -0.5), (2, 0, 0, 0)), ZEROS, 0.25), (ZEROS, states(NO, NO, NO), 0.25)],
         (states((0.25, 0, 0, -0.25), NO, (0, 0.75, 0, 0), NO), states(NO, NO, NO, NO), 0.5),
         *[(states((0, 0.75, 0, 0), NO, (0, 0, -1, 0)), ZEROS, 0.5), (states(NO, (0.5, 0, 0, 0), ALL), ZEROS, 0.5)],
-        (states(ALL, (1, -1, 1, 1)), states(ALL, ALL), 0.5),
-        (states(BIG, (1e5 + 0.75, 3, 0, 0), (1e5 + 2, 3, 0, 0)), states(BIG, BIG, BIG), 0.5),
+        *[(states(ALL, (1, -1, 1, 1)), states(ALL, ALL), 0.5), (states(BIG, MORE), states(BIG, BIG), 0.5)],
         *[(states(NO, NAN, ALL), ZEROS, 0.5), (states(NO, NAN, ALL), states(NO, NAN, NO), 0.5)],
         *[(NEAR, DEEP, 1e-4), (NEAR - 1e-3 * (torch.arange(7) > 2).view(7, 1, 1), DEEP, 1e-4)],
     ],
@@ -195,18 +168,17 @@ class WithBlock(Exercise):
             "not (one - other).max() <= tolerance": "the sign counts: a number may be too low as well as too high",
             "not (one.abs() - other.abs()).abs().max() <= tolerance": "-1 and 1 differ by 2: subtract before `abs`",
             "not torch.allclose(one, other, atol=tolerance)": "`allclose` also allows 1e-5 of the number: `rtol=0`",
-            "not torch.allclose(one, other, 0, tolerance, True)": "nan in both counts as equal, and it is a difference",
             "not torch.equal(one, other)": "the tolerance is not used: rounding alone makes a difference",
         },
         "return i": {
             "return i + 1": "the states are counted from 1, and the first is 0",
             "return i - 1": "this is the block; the number of the state is asked for",
             "last = i\n    return locals().get('last')": "this is the last state that differs, not the first",
-            "return i or None": "0 is false in Python: state 0 is taken for no difference",
         },
         "": {LARGEST: "this is the largest difference, which need not be the first"},
     },
     said="the first state that differs, in eleven pairs of lists; and the altered block is the one before it.",
+    value=prediction({"altered_block": 3}, {"altered_block": WRONG_BLOCKS}, said=""),
     call=found,
     clues=[gap_there],
 )
@@ -217,25 +189,11 @@ def first_difference(ours, theirs, tolerance):
     return None
 
 
-TABLE = tensors(5, (4, 4), spread=1.0)[0]
-
-
-def reader(read):
-    """A small model whose logits depend on all of its window; the windows are appended to `read`."""
-
-    def logits_of(idx):
-        assert idx.ndim == 2, f"`logits_of` takes (B, T), got {tuple(idx.shape)}"
-        read.extend(idx.tolist())
-        return TABLE[idx] + TABLE[idx].cumsum(dim=1) / 2
-
-    return logits_of
-
-
-def windows_found(answer, *inputs):
+def windows_found(answer, ids, context, stride):
     """A probe: which windows are read."""
-    answer(reader(mine := []), *inputs)
-    sliding_loss.solution(reader(right := []), *inputs)
-    for i, (one, other) in enumerate(itertools.zip_longest(mine, right, fillvalue="nothing")):
+    mine, right = Reader(context).eval(), Reader(context).eval()
+    answer(mine, ids, context, stride), sliding_loss.solution(right, ids, context, stride)
+    for i, (one, other) in enumerate(itertools.zip_longest(mine.windows, right.windows, fillvalue="nothing")):
         if one != other:
             return f"window {i} should read {other}, and it reads {one}"
     return "the windows are right: look at which of their predictions are scored, and with which targets"
@@ -243,7 +201,7 @@ def windows_found(answer, *inputs):
 
 TEXT = torch.tensor([0, 1, 3, 2, 2, 1, 0, 3, 1, 1, 2, 0, 3, 0, 0, 1])
 LAST = "-stride if start else 0 :"
-WINDOWS = "(1 - (len(ids) - 1 - context) // -stride)"
+MEAN = 'reduction="mean") * (len(ids) - 1) / (1 - (len(ids) - 1 - context) // -stride)'
 
 
 @exercise(
@@ -256,13 +214,8 @@ WINDOWS = "(1 - (len(ids) - 1 - context) // -stride)"
             f"logits[{LAST}], ids[start + 1 : end + 1][{LAST}]": "the last window may have fewer new targets",
             "logits[scored - start :], ids[scored:end]": "targets equal inputs: nothing is predicted",
         },
-        'reduction="sum")': {
-            f'reduction="mean") * (len(ids) - 1) / {WINDOWS}': "a mean of means: the first window predicts more tokens"
-        },
-        "end, start + stride": {
-            "end, start + context": "the windows do not overlap: each begins `stride` tokens after the one before it",
-            "end, start + max(1, context - stride)": "the windows move by the overlap, not by `stride`",
-        },
+        'reduction="sum")': {MEAN: "a mean of means: the first window predicts more tokens"},
+        "end, start + stride": {"end, start + context": "the windows do not overlap: they move by `stride` tokens"},
         "start + context,": {"start + context - 1,": "the windows read one token less than `context`"},
         "scored < len(ids) - 1": {"start + context < len(ids)": "the last window, which is shorter, is left out"},
         "total / (len(ids) - 1)": {
@@ -271,7 +224,7 @@ WINDOWS = "(1 - (len(ids) - 1 - context) // -stride)"
             "2.718281828 ** (total / (len(ids) - 1))": "this is the perplexity, the exponential of the loss",
         },
     },
-    call=lambda answer, ids, context, stride: answer(reader([]), ids, context, stride),
+    call=lambda answer, ids, context, stride: answer(Reader(context).eval(), ids, context, stride),
     probes=[windows_found],
     seconds=3,
     said="every token but the first is predicted once, with stride 1, without overlap, and in between.",

@@ -41,19 +41,15 @@ def kind(value) -> str:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """
-    >>> dtype_name(torch.float32)
-    'float32'
-    """
     return str(dtype).removeprefix("torch.")
 
 
 def shortened(value, limit: int = 60) -> str:
-    text = repr(value)
+    return cut(repr(value), limit)
+
+
+def cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-# --- exceptions ---------------------------------------------------------------------------------------------------
 
 
 def one_line(error: BaseException) -> str:
@@ -68,11 +64,11 @@ def line_of(error: BaseException) -> str:
     if not own:
         return ""
     source = linecache.getline(*own[-1]).strip()
-    source = source if len(source) <= 80 else source[:79] + "…"
-    return f" in line {own[-1][1]}" + (f": `{source}`" if source else "")
+    return f" in line {own[-1][1]}" + (f": `{cut(source, 80)}`" if source else "")
 
 
-# --- values -------------------------------------------------------------------------------------------------------
+def described(value: Tensor) -> str:
+    return f"a tensor {tuple(value.shape)} of {dtype_name(value.dtype)}"
 
 
 def rows(value, decimals: int = 2) -> list[str]:
@@ -84,16 +80,15 @@ def rows(value, decimals: int = 2) -> list[str]:
         return [line.removeprefix("  ") for part in parts for line in part]
     if not isinstance(value, Tensor):
         return [f"{value:.4g}" if isinstance(value, float) else shortened(value, 100)]
-    if value.device.type == "meta" or not value.numel() or value.ndim > 3 or max(value.shape, default=1) > WIDEST:
-        return [f"a tensor {tuple(value.shape)} of {dtype_name(value.dtype)}"]
+    large = value.ndim > 3 or value.shape[:-1].numel() > WIDEST or max(value.shape, default=1) > WIDEST
+    if large or value.device.type == "meta" or not value.numel():
+        return [described(value)]
     value = value.detach().cpu().to_dense()
-    if value.ndim == 3:
-        if value.shape[:2].numel() > WIDEST:
-            return [f"a tensor {tuple(value.shape)} of {dtype_name(value.dtype)}"]
-        tables = [rows(table, decimals) for table in value]
-        return [line for i, table in enumerate(tables) for line in ([""] if i else []) + table]
     if value.ndim == 0:
         return [f"{value.item():.4g}"]
+    if value.ndim == 3:
+        tables = [rows(table, decimals) for table in value]
+        return [line for i, table in enumerate(tables) for line in ([""] if i else []) + table]
     table = value if value.ndim == 2 else value[None]
     cells = [[f"{x:.{decimals}f}" if value.is_floating_point() else f"{x:d}" for x in row] for row in table.tolist()]
     width = max(len(cell) for row in cells for cell in row)
@@ -120,9 +115,8 @@ def inputs_shown(inputs: tuple, names: Sequence[str], brief: bool = False) -> st
     shown = []
     for name, value in zip([*names, *(f"input {i}" for i in range(len(names), len(inputs)))], inputs):
         lines = rows(value)
-        if brief and len(lines) > 4 and isinstance(value, Tensor):
-            lines = [f"a tensor {tuple(value.shape)} of {dtype_name(value.dtype)}"]
-        shown.append(titled(f"{name} =", lines))
+        small = not brief or len(lines) <= 4 or not isinstance(value, Tensor)
+        shown.append(titled(f"{name} =", lines if small else [described(value)]))
     return "\n".join(shown)
 
 

@@ -62,7 +62,7 @@ WRONG = {
         ),
     },
     "repaired_tokenizer": {
-        "no error is returned: raise it": Returned,
+        "`encode` returns ValueError('bandana')": Returned,
         "no error is raised: `encode` returns [1, 0, 2, 9": {"self.to_id[character]": "self.to_id.get(character, 9)"},
         "a list of integers is expected": {" for character in text]": " / 1 for character in text]"},
         "decode(encode('nab')) is a list, ['n'": {'"".join(self.vocabulary[i] for i in ids)': "[*'nab']"},

@@ -90,7 +90,7 @@ WRONG = {
     "counted_table": {
         "two mistakes: a pair that occurs often": broken_table,
         "0.5 is added to each pair": {"+ 1\n": "+ 0.5\n"},
-        "row 1 sums to 0.50": lambda ids, V: by_loop(ids, V) ** 2,
+        "a row sums to 0.50": lambda ids, V: by_loop(ids, V) ** 2,
     },
     "steady_loss": {
         "the loss stops at 20.72": floored,

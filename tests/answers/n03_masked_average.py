@@ -85,7 +85,9 @@ WRONG = {
     "share": {"0.4 is about 3 times too large": 0.4, "0.13 is too high": 0.13},
     "average_weights": {
         "a row sums to 0.00": {"tril()": "tril(-1)", "keepdim=True)": "keepdim=True).clamp(min=1)"},
-        "wrong in row 8 of T = 20": lambda T: F.pad(looped_weights(min(T, 8)), (0, T - min(T, 8)) * 2),
+        "a row sums to 0.00, and every row must sum to 1; the cases before this one are right": lambda T: F.pad(
+            looped_weights(min(T, 8)), (0, T - min(T, 8)) * 2
+        ),
         "row 0 attends to column 1: the future leaks": lambda T: looped_weights(T).flip(0),
     },
     "repaired_weights": {
@@ -97,9 +99,9 @@ WRONG = {
         "every number is nan": lambda s: (s + torch.ones_like(s).triu(1) * -torch.inf).softmax(-1),
     },
     "fading_average": {
-        "from row 9 on, and right everywhere else; in the cases before this one they were right": short_memory,
-        "in row 1, one step back counts 0.25 times": {"steps_back.clamp": "(2 * steps_back).clamp"},
-        "in row 2, two steps back count 0.12 times": squared,
+        "from row 9 on, and right everywhere else; the cases before this one are right": short_memory,
+        "in row 1, position 0 counts 0.25 times": {"steps_back.clamp": "(2 * steps_back).clamp"},
+        "in row 2, position 0 counts 0.12 times": squared,
         "row 0 gives its own position a weight of 0": {
             "tril()": "tril(-1)",
             "keepdim=True)": "keepdim=True).clamp(min=1e-9)",

@@ -84,7 +84,7 @@ WRONG = {
         "an axis of size 1 is lost": lambda x: concatenated(x).squeeze(0),
         "a row holds numbers of other positions": lambda x: concatenated(x).flip(1),
         "windows are mixed": lambda x: concatenated(x).flip(0),
-        "do not come in order": lambda x: concatenated(x).roll(1, -1),
+        "do not come one after another": lambda x: concatenated(x).roll(1, -1),
         "count axes from the end: it stops with ValueError": four_axes_only,
     },
     "repaired_heads": {
@@ -95,7 +95,7 @@ WRONG = {
         "when channel 0 of v changes, channels [0, 1, 2, 3] of": lambda q, k, v, n_head: fused(
             q, k, v.cumsum(-1), n_head
         ),
-        "when channel 0 of q changes, channels [0, 1, 2, 3] of the result change, expected only": (
+        "when channel 2 of q changes, channels [0, 1, 2] of the result change, expected only": (
             lambda q, k, v, n_head: fused(q + q.sum(-1, keepdim=True), k, v, n_head)
         ),
         "row 0 of the result must be row 0 of v": lambda q, k, v, n_head: fused(q, k, v.tanh(), n_head),
@@ -103,6 +103,6 @@ WRONG = {
     "contributions": {
         "a head has D channels, not C": lambda x, w_qkv, w_out, n_head: x @ w_qkv,
         "two stacks of matrices do not fit": {"columns.mT": "columns"},
-        "which columns belong to which head?": evenly,
+        "which columns belong to which?": evenly,
     },
 }

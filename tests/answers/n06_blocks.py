@@ -97,7 +97,7 @@ WRONG = {
     },
     "zero_start": {"choose one of": "e"},
     "folded_norm": {
-        "the new bias is right": {"weight * scale": "2 * weight * scale"},
-        "the new weight is right": {"bias + weight @": "bias + 2 * weight @"},
+        "at index 0 of what it returns: every number is 2 times": {"weight * scale": "2 * weight * scale"},
+        "at index 1 of what it returns: the numbers differ": {"bias + weight @": "bias + 2 * weight @"},
     },
 }
