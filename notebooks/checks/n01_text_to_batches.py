@@ -8,8 +8,8 @@ from .compare import obeys_generator, same
 from .exercise import exercise, prediction
 from .report import Mistake, kind, shortened
 
-batch_lessons = prediction(
-    {"shape": (12, 20, 8), "lessons": 240},
+batch_examples = prediction(
+    {"shape": (12, 20, 8), "examples": 240},
     {
         "shape": {
             (12, 20): "this is the shape of the ids; after the lookup each id is a vector",
@@ -18,7 +18,7 @@ batch_lessons = prediction(
             (240, 8): "a batch keeps its windows apart: one axis for the windows, one for the positions",
             (12, 21, 8): "the inputs of a window are T ids; the one after them is only a target",
         },
-        "lessons": {
+        "examples": {
             12: "a window holds more than one training example: every position has a target of its own",
             20: "this is one window, and the batch has twelve",
             12 * 19: "the last position has a target too: it is the id after the window",
@@ -37,25 +37,25 @@ INSIDE = "windows inside the text are right, and one that ends with it is not: i
     cases=[(IDS[:8], IDS.new_tensor([2, 1]), 3), (IDS, IDS.new_tensor([2, 6, 3]), 4), (IDS, IDS.new_tensor([5, 1]), 1)],
     also={INSIDE: [(IDS[:5], IDS.new_tensor([0, 1]), 3), (IDS[:3], IDS.new_tensor([1]), 1)]},
     mistakes={
-        "ids[places], ids[places + 1]": {
-            "ids[places], ids[places]": "targets equal inputs: nothing is predicted",
-            "ids[places], ids[places - 1]": "the targets are shifted the wrong way: they are what came before",
-            "ids[places + 1], ids[places]": "x and y are exchanged: the inputs come first, the targets are one step on",
-            "ids[places], ids[places + T]": "the targets are T positions on, and one position is asked for",
-            "ids[places], ids[places].roll(-1, 1)": "the last target is the first id of the window: it was rolled",
-            "ids[places], ids[places] + 1": "1 is added to the ids: it is the index that moves one step on, not the id",
-            "places, places + 1": "these are indices into the text, not the ids at those indices",
-            "ids[places], ids[places + 1][:, -1]": "one target per window: each of its T positions has its own",
-            "ids[places], ids[places + 1][:, :-1]": "the last target is dropped: it is one position past the window",
-            "ids[places][:, :-1], ids[places + 1][:, :-1]": "T - 1 targets: T ids were cut, and T + 1 are needed",
+        "ids[indices], ids[indices + 1]": {
+            "ids[indices], ids[indices]": "targets equal inputs: nothing is predicted",
+            "ids[indices], ids[indices - 1]": "the targets are shifted the wrong way: they are what came before",
+            "ids[indices + 1], ids[indices]": "x and y are exchanged: the inputs come first, then the targets",
+            "ids[indices], ids[indices + T]": "the targets are T positions on, and one position is asked for",
+            "ids[indices], ids[indices].roll(-1, 1)": "the last target is the first id of the window: it was rolled",
+            "ids[indices], ids[indices] + 1": "1 is added to the ids: it is the index that is shifted, not the id",
+            "indices, indices + 1": "these are indices into the text, not the ids at those indices",
+            "ids[indices], ids[indices + 1][:, -1]": "one target per window: each of its T positions has its own",
+            "ids[indices], ids[indices + 1][:, :-1]": "the last target is dropped: it is one position past the window",
+            "ids[indices][:, :-1], ids[indices + 1][:, :-1]": "T - 1 targets: T ids were cut, and T + 1 are needed",
         },
         "starts[:, None]": {"0 * starts[:, None]": "`starts` is not used: every window begins at index 0"},
     },
     said="row b begins at its start, y is one step on, and the last window that fits keeps its last target.",
 )
 def windows(ids, starts, T):
-    places = starts[:, None] + torch.arange(T)
-    return ids[places], ids[places + 1]
+    indices = starts[:, None] + torch.arange(T)
+    return ids[indices], ids[indices + 1]
 
 
 def round_trip(answer, made_from, text):
@@ -163,10 +163,10 @@ N = torch.arange(10, 300, 10)
             "(T + 1) * torch.randperm(len(ids) // (T + 1), generator=generator)": "windows T + 1 apart lose targets",
             "torch.randint(len(ids) - T, (count,), generator=generator)": "the starts are any random indices",
         },
-        "ids[places], ids[places + 1]": {
-            "ids[places], ids[places]": "targets equal inputs: nothing is predicted",
-            "ids[places + 1], ids[places]": "x and y are exchanged: the inputs come first",
-            "ids[places][:, :-1], ids[places + 1][:, :-1]": "T - 1 targets: T ids were cut, and T + 1 are needed",
+        "ids[indices], ids[indices + 1]": {
+            "ids[indices], ids[indices]": "targets equal inputs: nothing is predicted",
+            "ids[indices + 1], ids[indices]": "x and y are exchanged: the inputs come first",
+            "ids[indices][:, :-1], ids[indices + 1][:, :-1]": "T - 1 targets: T ids were cut, and T + 1 are needed",
         },
     },
     clues=[wrong_windows],
@@ -178,5 +178,5 @@ N = torch.arange(10, 300, 10)
 def one_epoch(ids, T, generator):
     count = (len(ids) - 1) // T
     starts = T * torch.randperm(count, generator=generator)
-    places = starts[:, None] + torch.arange(T)
-    return ids[places], ids[places + 1]
+    indices = starts[:, None] + torch.arange(T)
+    return ids[indices], ids[indices + 1]
