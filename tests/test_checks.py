@@ -215,6 +215,10 @@ def power(n):
     return 2**n
 
 
+def interrupted(*given):
+    raise KeyboardInterrupt
+
+
 def plus_two(n):
     value = n + 1
     return value + 1
@@ -229,11 +233,13 @@ ROWS = torch.arange(9.0).view(3, 3)
     [
         (lambda x: -x, "the sign is wrong everywhere"),
         (lambda x: 3 * x, "every number is 3 times what it should be"),
-        (lambda x: x + 2, "every number is off by the same 2"),
+        (lambda x: x + 2, "every number is off by the same amount, 2"),
         (lambda x: 1 / x, "every number is the reciprocal of what it should be"),
         (lambda x: x.mT, "transposed: rows and columns are exchanged"),
         (lambda x: x.flip(0), "the right numbers in the wrong order"),
         (lambda x: x / 0 * 0, "every number is nan"),
+        (lambda x: x / 0, "every number is infinite"),
+        (lambda x: x.where(x > 0, -torch.inf), "2 of 9 numbers are infinite"),
         (lambda x: x.where(x > 0, torch.nan), "2 of 9 numbers are nan"),
         (lambda x: x + ROWS + 1, "the numbers differ"),
         (lambda x: x.int(), "the numbers are rounded to integers"),
@@ -294,6 +300,7 @@ def test_what_is_wrong_at_some_indices_only_is_told_by_them(where, said):
         (lambda n: n + 1.6, "2.6 is too high"),
         (lambda n: 2.0 * n + (n == 3), "the result is 1.17 times what it should be"),
         (lambda n: float("nan"), "the result is nan"),
+        (lambda n: float("inf"), "inf cannot be right: the right value is finite"),
         (lambda n: str(2 * n), "it returns a str, and a number is expected"),
         (lambda n: torch.tensor(2 * n), "Right"),
         (lambda n: np.int64(2 * n), "Right"),
@@ -375,14 +382,18 @@ def test_an_endless_loop_ends(monkeypatch):
     )
 
 
-def test_an_interrupt_shows_no_source_of_the_check():
-    def interrupted(*given):
-        raise KeyboardInterrupt
+def test_a_known_mistake_that_loops_is_not_told_to_another_answer():
+    check = made(plus_two, [(1,)], {"return value + 1": {"while True: n += 1": "it never ends"}}, seconds=0.2)
+    assert sentence(verdict(check, lambda n: n)) == "Not yet: the result is 0.333 times what it should be."
+    mistakes = {"return value + 1": {"raise KeyboardInterrupt": "as if it were interrupted here"}}
+    assert verdict(made(plus_two, [(1,)], mistakes), lambda n: n) == "Not yet: the check was interrupted."
 
+
+def test_an_interrupt_shows_no_source_of_the_check():
     line = interrupted.__code__.co_firstlineno + 1
     message = verdict(made(plus_two, [(1,)]), interrupted)
     assert message == f"Not yet: interrupted in line {line}: `raise KeyboardInterrupt`: does the loop end?"
-    assert verdict(made(plus_two, [(1,)], demands=[interrupted]), plus_two) == "Not yet: the check was interrupted."
+    assert verdict(made(plus_two, [(1,)], demands=[interrupted]), plus_two) == message
     with pytest.raises(Mistake) as raised:
         made(plus_two, [(1,)])(interrupted)
     assert raised.value._render_traceback_() == [message] and raised.value.__suppress_context__
@@ -457,7 +468,7 @@ def test_clues_and_probes_may_fail():
         raise ValueError
 
     check = made(identity, [(X,)], clues=[broken], probes=[broken])
-    assert "off by the same 1" in verdict(check, lambda x: x + 1)
+    assert "off by the same amount, 1" in verdict(check, lambda x: x + 1)
 
 
 def test_weights_that_look_ahead_or_do_not_sum_to_one():
@@ -489,11 +500,11 @@ PARTS = prediction(
         ({"n": 24, "size": ..., "letter": ...}, "n: 24: ten times."),
         ({"n": 241, "size": ..., "letter": ...}, "n: 241 is too high."),
         ({"n": 20, "size": ..., "letter": ...}, "n: 20 is about 10 times too small."),
-        ({"n": float("nan"), "size": ..., "letter": ...}, "n: nan is not a number that can be right."),
+        ({"n": float("nan"), "size": ..., "letter": ...}, "n: nan cannot be right: the right value is finite."),
         ({"n": "240", "size": ..., "letter": ...}, "n: this is a str, and a number is expected."),
         ({"n": 240, "size": (3, 2), "letter": "b"}, "size: (3, 2) holds the right sizes in the wrong order."),
-        ({"n": 240, "size": (2, 4), "letter": "b"}, "size: in (2, 4), axis 1 has another size."),
-        ({"n": 240, "size": (2,), "letter": "b"}, "size: (2,) has 1 axes, and the tensor has 2."),
+        ({"n": 240, "size": (2, 4), "letter": "b"}, "size: in (2, 4), axis 1 has the wrong size."),
+        ({"n": 240, "size": (2,), "letter": "b"}, "size: (2,) has length 1, and the tensor has 2 axes."),
         ({"n": 240, "size": (2, 6 / 2), "letter": "b"}, "size: 3.0 is not an integer"),
         ({"n": 240, "size": "2, 3", "letter": "b"}, "size: this is a str, and a shape is expected"),
         ({"n": 240, "size": (2, 3), "letter": "d"}, "letter: choose one of 'a', 'b', 'c', not 'd'."),
@@ -503,6 +514,45 @@ PARTS = prediction(
 )
 def test_predictions(answer, said):
     assert said in verdict(PARTS, *(answer if isinstance(answer, Several) else (answer,)))
+
+
+def test_the_clue_of_a_prediction_may_fail():
+    def broken(given):
+        raise ValueError
+
+    assert verdict(prediction(3, {}, "so.", clue=broken), 4) == "Not yet: 4 is too high."
+    assert "look again" in verdict(prediction(["a"], {}, "so.", clue=broken), ["b"])
+
+
+def test_a_prediction_of_a_set_in_any_form():
+    check = prediction({0, 2}, {}, "so.")
+    for answer in ([2, 0, 0], (0, 2.0), {0, 2}, torch.tensor([2, 0])):
+        assert verdict(check, answer) == "Right: so."
+    assert "look again" in verdict(check, [0, 1]) and "a list is expected" in verdict(check, 3)
+
+
+def test_a_function_and_a_value():
+    value = prediction({"n": 3}, {"n": {4: "one too many"}}, said="")
+    check = made(plus_two, [(1,)], value=value)
+    assert verdict(check, plus_two, 3) == verdict(check, plus_two) == "Right: it is right."
+    assert verdict(check, plus_two, 4) == "Not yet: n: 4: one too many."
+    assert verdict(check, ..., 3) == "Right so far; still to do: the function."
+    assert verdict(check, plus_two, ...) == "Right so far; still to do: n."
+    assert sentence(verdict(check, lambda n: n + 3, ...)) == "Not yet: the result is 1.33 times what it should be."
+    assert verdict(check, ..., ...).startswith("Not tried yet")
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda x: x.where(x.isfinite(), 9.0), "3 of 9 numbers are finite, not infinite as expected"),
+        (lambda x: 2 * x, "every number is 2 times what it should be"),
+        (lambda x: x.where(x.isinf(), -x), "every number is -1 times what it should be"),
+    ],
+)
+def test_symptoms_where_the_right_numbers_are_infinite(change, said):
+    scores = X.masked_fill(torch.ones(3, 3).triu(1).bool(), -torch.inf)
+    assert said in verdict(made(identity, [(scores,)]), change)
 
 
 def test_a_prediction_of_a_list():

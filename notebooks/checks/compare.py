@@ -141,10 +141,12 @@ def not_finite(result, right) -> str | None:
         value = plain(result) if isinstance(right, (int, float)) else None
         return "the result is nan" if value is not None and value != value and right == right else None
     bad = result.detach().isnan() & ~right.isnan()
-    if bad.any():
-        much = "every number is" if bad.all() else f"{int(bad.sum())} of {bad.numel()} numbers are"
-        return f"{much} nan (from 0 / 0, 0 · inf, inf - inf, or a softmax over a row of only -inf)"
-    return None
+    said = "nan (from 0 / 0, 0 · inf, inf - inf, or a softmax over a row of only -inf)"
+    return f"{how_many(bad)} {said}" if bad.any() else None
+
+
+def how_many(those: Tensor) -> str:
+    return "every number is" if those.all() else f"{int(those.sum())} of {those.numel()} numbers are"
 
 
 def rounded(result, right) -> str | None:
@@ -173,16 +175,21 @@ def likeness(result: Tensor, right: Tensor) -> str | None:
 
     if result.ndim >= 2 and result.shape[-1] == result.shape[-2] and close(result, right.mT):
         return "transposed: rows and columns are exchanged"
-    if not (right.isfinite().all() and result.isfinite().all()):
-        return None
+    for found, wanted, said in ((result, right, "infinite"), (right, result, "finite, not infinite as expected")):
+        if (odd := found.isinf() & wanted.isfinite()).any():
+            return f"{how_many(odd)} {said}"
+    finite = right.isfinite()
     if close(result, -right):
         return "the sign is wrong everywhere"
+    result, right = result[finite], right[finite]
+    if not result.isfinite().all():
+        return None
     if result.numel() > 1:
         factor = (result * right).sum() / right.square().sum().clamp(min=1e-12)
         if factor.abs() > 1e-3 and close(result, factor * right):
             return f"every number is {factor.item():.3g} times what it should be"
         if close(result - right, (result - right).mean().expand_as(right)):
-            return f"every number is off by the same {(result - right).mean().item():.3g}"
+            return f"every number is off by the same amount, {(result - right).mean().item():.3g}"
         if (right.abs() > 1e-6).all() and close(result, 1 / right):
             return "every number is the reciprocal of what it should be"
         if close(result.flatten().sort().values, right.flatten().sort().values):
@@ -190,12 +197,11 @@ def likeness(result: Tensor, right: Tensor) -> str | None:
     return None
 
 
-def whereabouts(result: Tensor, right: Tensor, names: Sequence[str] = ()) -> str | None:
-    """Where numbers are wrong, if whole windows, heads, rows or columns (`names`: the first axes) are right."""
-    wrong = ~torch.isclose(result, right, rtol=1e-3, atol=1e-3, equal_nan=True)
-    names = names or {1: ["index"], 2: ["row", "column"], 3: ["window", "row", "column"]}.get(wrong.ndim)
-    found = []
-    for axis, name in enumerate(names or ["window", "head", "row", "column"][: wrong.ndim]):
+def whereabouts(result: Tensor, right: Tensor) -> str | None:
+    """Where numbers are wrong, if whole windows, heads, rows or columns are right."""
+    wrong, found = ~torch.isclose(result, right, rtol=1e-3, atol=1e-3, equal_nan=True), []
+    names = {1: ["index"], 2: ["row", "column"], 3: ["window", "row", "column"]}
+    for axis, name in enumerate(names.get(wrong.ndim, ["window", "head", "row", "column"][: wrong.ndim])):
         slices = wrong.transpose(0, axis).flatten(1) if wrong.ndim > 1 else wrong[:, None]
         indices = slices.any(dim=1).nonzero().flatten().tolist()
         if 0 < len(indices) < len(slices):
@@ -219,14 +225,14 @@ def located(name: str, indices: list[int], size: int) -> str:
 
 def number_symptom(values: Sequence[float], rights: Sequence[float], coarse: bool = False) -> str:
     """How wrong numbers relate to the right ones: over all cases, or for a single prediction (`coarse`)."""
-    if any(value != value for value in values):
-        return "nan is not a number that can be right"
+    if odd := [value for value in values if not math.isfinite(value)]:
+        return f"{odd[0]:g} cannot be right: the right value is finite"
     said = "the result is" if len(values) == 1 or coarse else "every result is"
 
     def all_close(change: Callable[[float], float]) -> bool:
         return all(abs(value - change(right)) <= 2e-3 * abs(change(right)) for value, right in zip(values, rights))
 
-    if 0 not in rights and all(map(math.isfinite, values)):
+    if 0 not in rights:
         for change, name in (
             (lambda right: -right, "the negative of what it should be"),
             (lambda right: 1 / right, "the reciprocal of what it should be"),

@@ -127,14 +127,12 @@ class Check:
     """What all checks have in common: one line for a right answer, Mistake for a wrong one, and no other exception."""
 
     def __call__(self, *answers) -> None:
-        if all(self.blank(answer) for answer in answers):
-            print(UNTRIED)
-            return
         try:
             with same_randomness():
-                said = self.examine(*answers)
-        except KeyboardInterrupt:
-            raise Mistake("the check was interrupted") from None
+                said = UNTRIED if all(map(self.blank, answers)) else self.examine(*answers)
+        except KeyboardInterrupt as error:
+            where = line_of(error)
+            raise Mistake(f"interrupted{where}: does the loop end?" if where else "the check was interrupted") from None
         except Mistake as mistake:
             raise mistake from None
         except (Exception, SystemExit) as error:  # a check never fails in its own name
@@ -169,8 +167,8 @@ class Exercise(Check):
             source = source.replace(old, new) if old else textwrap.dedent(new)
         space = {**vars(inspect.getmodule(self.solution)), "right": self.solution}
         if not source.startswith(("def ", "class ", "@")):
-            return eval(f"lambda {', '.join(inspect.signature(self.solution).parameters)}: {source}", space)
-        exec(source, space)
+            source = f"{self.__name__} = lambda {', '.join(inspect.signature(self.solution).parameters)}: {source}"
+        exec(compile(source, "<edited solution>", "exec"), space)
         return space[self.__name__]
 
     def single(self) -> list[tuple[str, str, str]]:
@@ -192,7 +190,7 @@ class Exercise(Check):
                 yield f"two mistakes: {one}; and {other}", [(a, x), (b, y)]
 
     def attempt(self, answer, inputs: tuple, changed: set):
-        """What the answer returns for a copy of the inputs, or the exception that it raises."""
+        """What the answer returns for a copy of the inputs, or the exception that it raises; Mistake if it goes on."""
         given = tuple(map(copied, inputs))
         try:
             with restored(changed), time_limit(self.seconds):
@@ -200,8 +198,6 @@ class Exercise(Check):
         except TooLong as error:
             why = f"still running after {self.seconds:g} seconds{line_of(error)}: does the loop end?"
             raise Mistake(why, inputs_shown(inputs, self.names, brief=True)) from None
-        except KeyboardInterrupt as error:
-            raise Mistake(f"interrupted{line_of(error)}: does the loop end?") from None
         except (Exception, SystemExit) as error:
             return error
         if result is None:
@@ -269,7 +265,10 @@ class Exercise(Check):
         for why, edits in self.known():
             mistake, finite = self.edited(*edits), False
             for inputs, result, right in [tried[first], *tried[:first], *tried[first + 1 :]]:
-                made = compare.as_asked(self.attempt(mistake, inputs, set()), right)
+                try:
+                    made = compare.as_asked(self.attempt(mistake, inputs, set()), right)
+                except Mistake:
+                    break  # this mistake goes on, and the answer came to an end
                 if not self.same(result, made) or stopped and one_line(result) != one_line(made):
                     break
                 finite = finite or not isinstance(made, Tensor) or bool(made.isfinite().any()) or not made.numel()
@@ -289,8 +288,11 @@ class Exercise(Check):
     def symptom(self, answer, tried: list, first: int) -> str:
         """The best name for what is wrong when no known mistake explains it."""
         inputs, result, right = tried[first]
-        found = compare.unlike(result, right) or compare.not_finite(result, right) or compare.rounded(result, right)
-        if found:
+        if (
+            found := compare.unlike(result, right)
+            or compare.not_finite(result, right)
+            or compare.rounded(result, right)
+        ):
             return found
         if not self.same(result, compare.as_asked(self.attempt(answer, inputs, set()), right)):
             return "two calls with the same input differ: is something in it random, or kept from one call to the next?"
@@ -355,10 +357,8 @@ class Prediction(Check):
             entries = ", ".join(map(repr, self.parts))
             raise Mistake(f"this is {kind(given)}, and a dictionary with the entries {entries} is expected")
         for name, right in self.parts.items():
-            if not self.blank(given[name]):
-                why = self.problem(name, given[name], right, self.wrong_of(name))
-                if why:
-                    raise Mistake(why, where=name)
+            if not self.blank(given[name]) and (why := self.problem(name, given[name], right, self.wrong_of(name))):
+                raise Mistake(why, where=name)
         if left := [name for name in self.parts if self.blank(given[name])]:
             return f"Right so far; still to do: {', '.join(left)}."
         return f"Right: {self.said}"
@@ -384,15 +384,21 @@ class Prediction(Check):
             nearest = min(filter(close, wrong), key=lambda number: abs(number - value), default=None)
             if nearest is not None:
                 return f"{value:g}: {wrong[nearest]}"
-            return self.clue and self.clue(value) or compare.number_symptom([value], [right], coarse=True)
-        if isinstance(right, set) and (isinstance(given, (list, tuple)) or getattr(given, "ndim", 0) == 1):
-            given = set(map(compare.plain, given))
+            return self.hint(value) or compare.number_symptom([value], [right], coarse=True)
+        if isinstance(right, set):  # a list in any order
+            right = sorted(right)
+            if isinstance(given, (list, tuple, set)) or getattr(given, "ndim", 0) == 1:
+                given = sorted(set(map(compare.plain, given)), key=str)
         if compare.same(compare.as_asked(given, right), right):
             return None
         if (problem := compare.unlike(given, right)) and not isinstance(given, (list, tuple)):
             return problem.replace("it returns", "this is")
         why = next((why for value, why in wrong.items() if compare.same(compare.as_asked(given, value), value)), None)
-        return f"{shortened(given)}: {why or self.clue and self.clue(given) or 'not quite: look again'}"
+        return f"{shortened(given)}: {why or self.hint(given) or 'it is not right yet: look again'}"
+
+    def hint(self, given) -> str | None:
+        with contextlib.suppress(Exception):  # the value is wrong: it may be of any kind
+            return self.clue and self.clue(given)
 
 
 def shape_problem(given, right: tuple, wrong: dict) -> str | None:
@@ -404,11 +410,11 @@ def shape_problem(given, right: tuple, wrong: dict) -> str | None:
     if sizes == right or sizes in wrong:
         return f"{sizes}: {wrong[sizes]}" if sizes != right else None
     if len(sizes) != len(right):
-        return f"{sizes} has {len(sizes)} axes, and the tensor has {len(right)}"
+        return f"{sizes} has length {len(sizes)}, and the tensor has {len(right)} axes"
     if sorted(sizes) == sorted(right):
         return f"{sizes} holds the right sizes in the wrong order"
     axis = next(i for i, (one, other) in enumerate(zip(sizes, right)) if one != other)
-    return f"in {sizes}, axis {axis} has another size"
+    return f"in {sizes}, axis {axis} has the wrong size"
 
 
 prediction = Prediction

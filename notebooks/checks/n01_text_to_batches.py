@@ -30,7 +30,7 @@ batch_examples = prediction(
     said="12 windows of 20 ids have 240 targets, and each of the ids becomes a vector of 8 numbers.",
 )
 IDS = torch.tensor([50, 10, 40, 20, 70, 30, 90, 60, 80, 25, 15, 45, 35, 65, 55, 5])
-INSIDE = "windows inside the text are right, and one that ends with it is not: its last target is the last id"
+INSIDE = "windows inside the text are right, but the one at its end is not: its last target is the last id"
 
 
 @exercise(
@@ -38,20 +38,20 @@ INSIDE = "windows inside the text are right, and one that ends with it is not: i
     also={INSIDE: [(IDS[:5], IDS.new_tensor([0, 1]), 3), (IDS[:3], IDS.new_tensor([1]), 1)]},
     mistakes={
         "ids[indices], ids[indices + 1]": {
-            "ids[indices], ids[indices]": "targets equal inputs: nothing is predicted",
-            "ids[indices], ids[indices - 1]": "the targets are shifted the wrong way: they are what came before",
-            "ids[indices + 1], ids[indices]": "x and y are exchanged: the inputs come first, then the targets",
-            "ids[indices], ids[indices + T]": "the targets are T positions on, and one position is asked for",
-            "ids[indices], ids[indices].roll(-1, 1)": "the last target is the first id of the window: it was rolled",
-            "ids[indices], ids[indices] + 1": "1 is added to the ids: it is the index that is shifted, not the id",
+            "ids[indices], ids[indices]": "the targets equal the inputs: nothing is predicted",
+            "ids[indices], ids[indices - 1]": "the targets are shifted the wrong way: they come before the inputs",
+            "ids[indices + 1], ids[indices]": "x and y are exchanged: the targets are one step ahead of the inputs",
+            "ids[indices], ids[indices + T]": "the targets are T positions ahead, and they should be one ahead",
+            "ids[indices], ids[indices].roll(-1, 1)": "the last target is the first id of the window, moved by `roll`",
+            "ids[indices], ids[indices] + 1": "1 is added to the ids, and it must be added to their indices",
             "indices, indices + 1": "these are indices into the text, not the ids at those indices",
-            "ids[indices], ids[indices + 1][:, -1]": "one target per window: each of its T positions has its own",
+            "ids[indices], ids[indices + 1][:, -1]": "there is one target per window, and one per position is needed",
             "ids[indices], ids[indices + 1][:, :-1]": "the last target is dropped: it is one position past the window",
-            "ids[indices][:, :-1], ids[indices + 1][:, :-1]": "T - 1 targets: T ids were cut, and T + 1 are needed",
+            "ids[indices][:, :-1], ids[indices + 1][:, :-1]": "there are T - 1 targets: cut T + 1 ids",
         },
         "starts[:, None]": {"0 * starts[:, None]": "`starts` is not used: every window begins at index 0"},
     },
-    said="row b begins at its start, y is one step on, and the last window that fits keeps its last target.",
+    said="row b begins at its start, y is one step ahead, and the last window that fits keeps its last target.",
 )
 def windows(ids, starts, T):
     indices = starts[:, None] + torch.arange(T)
@@ -80,7 +80,7 @@ def keeps_its_own(answer):
     with contextlib.suppress(Exception):
         if first.decode(first.encode("ba")) == "ba":
             return None
-    return "a second tokenizer changes the first: each keeps its own vocabulary, in `self`"
+    return "a second tokenizer changes the first: each must keep its own vocabulary in `self`"
 
 
 class RepairedTokenizer:
@@ -109,8 +109,8 @@ repaired_tokenizer = exercise(
         },
         "[self.to_id[character] for character in text]": {
             f"[self.to_id[character] for character in text {LOST}]": "an unknown character is left out, with no error",
-            "[self.to_id.get(character, 0) for character in text]": "an unknown character gets the id 0 of another one",
-            "[self.to_id.get(character, -1) for character in text]": "an unknown character gets -1, the last entry",
+            "[self.to_id.get(character, 0) for character in text]": "an unknown character gets id 0, which is taken",
+            "[self.to_id.get(character, -1) for character in text]": "an unknown character gets id -1, the last entry",
             "[self.to_id.get(character) for character in text]": "an unknown character gets None instead of an error",
         },
     },
@@ -132,7 +132,7 @@ def wrong_windows(pair, ids, T):
     """A clue: what the rows are, if not all the windows side by side."""
     (x, y), (right_x, right_y) = pair, in_order(one_epoch.solution, ids, T)
     if same(x, right_x) and sorted(y.tolist()) == right_y.tolist():
-        return "x and y are shuffled apart: a window has the targets of another"
+        return "x and y are shuffled apart: a window has the targets of another one"
     twice = not same(x, right_x) and all(row in right_x.tolist() for row in x.tolist())
     return "a window comes twice and another never: sample without replacement" if twice else None
 
@@ -160,13 +160,13 @@ N = torch.arange(10, 300, 10)
         },
         "T * torch.randperm(count, generator=generator)": {
             "torch.randperm(len(ids) - T, generator=generator)": "every start is used, so the windows overlap",
-            "(T + 1) * torch.randperm(len(ids) // (T + 1), generator=generator)": "windows T + 1 apart lose targets",
-            "torch.randint(len(ids) - T, (count,), generator=generator)": "the starts are any random indices",
+            "(T + 1) * torch.randperm(len(ids) // (T + 1), generator=generator)": "starts T + 1 apart lose targets",
+            "torch.randint(len(ids) - T, (count,), generator=generator)": "the starts are not multiples of T",
         },
         "ids[indices], ids[indices + 1]": {
-            "ids[indices], ids[indices]": "targets equal inputs: nothing is predicted",
+            "ids[indices], ids[indices]": "the targets equal the inputs: nothing is predicted",
             "ids[indices + 1], ids[indices]": "x and y are exchanged: the inputs come first",
-            "ids[indices][:, :-1], ids[indices + 1][:, :-1]": "T - 1 targets: T ids were cut, and T + 1 are needed",
+            "ids[indices][:, :-1], ids[indices + 1][:, :-1]": "there are T - 1 targets: cut T + 1 ids",
         },
     },
     clues=[wrong_windows],

@@ -10,7 +10,7 @@ from .compare import as_asked, obeys_generator, rows_sum_to_one, same, unlike
 from .exercise import exercise, prediction
 from .report import Mistake, dtype_name
 
-ONE_DECIMAL = "right to one decimal; give it to two"
+ONE_DECIMAL = "this is right to one decimal: give two decimals"
 two_losses = prediction(
     {"fresh": math.log(50), "trained": math.log(5)},
     {
@@ -19,7 +19,7 @@ two_losses = prediction(
             math.log2(50): "this is in bits; in nats the logarithm is the natural one",
             1 / 50: "this is the probability of each token; the loss is its surprisal",
             50: "this is the perplexity, the number of equally likely choices; the loss is its logarithm",
-            math.log(49): "the token that comes is one of the 50 choices too",
+            math.log(49): "the token that follows is one of the 50 choices too",
         },
         "trained": {
             1.6: ONE_DECIMAL,
@@ -58,7 +58,7 @@ def amount_added(table, ids, V):
         },
         ", minlength=V * V": {"": "`bincount` ends at the largest pair that occurs: give it `minlength=V * V`"},
         "ids[:-1] * V + ids[1:]": {
-            "ids * V + ids.roll(-1)": "the last token is followed by the first, and the text does not go round",
+            "ids * V + ids.roll(-1)": "the last token is followed by the first, and the text is not a circle",
             "ids[:-2] * V + ids[1:-1]": "the last pair is left out",
         },
         "counts / counts.sum(dim=1, keepdim=True)": {
@@ -80,7 +80,7 @@ def held_down(loss, logits, targets):
     """A clue: a loss that cannot become large."""
     right = F.cross_entropy(logits, targets)
     if right > 100 and loss < 0.9 * right:
-        return f"the loss stops at {loss:.4g}: what keeps the logarithm finite also hides how large the loss is"
+        return f"the loss stops at {loss:.4g}: what keeps the logarithm finite also limits the loss"
     return None
 
 
@@ -119,7 +119,8 @@ LOSS = f"-log_p.{GATHER}.mean()"
             LOSS[1:]: "the sign: the logarithm of a probability is negative, its surprisal is not",
             f"-log_p.{GATHER}.sum()": "the surprisals are summed, and their mean is asked for",
             f"-log_p.{GATHER}[:, 0]": "it is one number per prediction: the loss is their mean",
-            f"-log_p.exp().{GATHER}.mean().log()": "the mean is taken before the logarithm: first each surprisal",
+            f"{LOSS} / math.log(2)": "it is in bits: in nats the logarithm is the natural one",
+            f"-log_p.exp().{GATHER}.mean().log()": "the mean is taken before the logarithm, not after",
             "-log_p[:, targets].mean()": "`[:, targets]` picks whole columns: one entry per row is meant",
         },
         "": {
@@ -148,7 +149,7 @@ AFTER_A, RISING = 0.5 * math.log(2) + 0.5 * math.log(4), {20, 30, 50}
 def not_the_curve(value):
     """A clue: a rate that is missing or too many, or a loss that is read off too early."""
     if not isinstance(value, (list, tuple, set)):
-        return "compute where the run with rate 10 leads: it still falls" if 0.42 < value < 0.5 else None
+        return "compute the limit: with rate 10 the loss is still falling" if 0.42 < value < 0.5 else None
     for rate in sorted(RISING ^ set(value)):
         return f"with rate {rate} the loss {'rises in some step' if rate in RISING else 'falls in every step'}"
 
@@ -177,18 +178,20 @@ LOWER = "the validation loss of Shakespeare is lower with a smaller amount"
     cases=[(*texts, 3, (0.1, 1, 10)) for texts in TEXTS],
     mistakes={
         "train[:-2] * V * V + train[1:-1] * V + train[2:]": {
-            "train[2:] * V * V + train[1:-1] * V + train[:-2]": "the order is turned around: the target comes last",
+            "train[2:] * V * V + train[1:-1] * V + train[:-2]": "the order is reversed: the target comes last",
         },
         "loss(val, amount)": {
-            "loss(train, amount)": "chosen by the training loss, which is lowest for the smallest amount",
-            "loss(test, amount)": "chosen by the test loss, which then says too little about new text: use `val`",
+            "loss(train, amount)": "the amount is chosen by the training loss, which is lowest for the smallest",
+            "loss(test, amount)": "the amount is chosen by the test loss: choose it by the loss on `val`",
         },
         "loss(test, best)": {"loss(val, best)": "this is the validation loss: return the loss on `test`"},
-        "min(": {"max(": "this amount has the highest validation loss"},
-        "(counts + amount) / (counts + amount)": {"(counts + 1) / (counts + 1)": "every amount gives the same table"},
-        "sum(dim=2": {"sum(dim=0": "the sum runs over the wrong axis: the last one is the target's"},
+        "min(": {"max(": "the amount with the highest validation loss is chosen"},
+        "(counts + amount) / (counts + amount)": {"(counts + 1) / (counts + 1)": "1 is added whatever the amount is"},
+        "sum(dim=2": {"sum(dim=0": "the sum runs over the wrong axis: the target is on the last one"},
     },
-    value=prediction({"chosen": 0.1}, {"chosen": {0.01: "the training loss would choose it", 1: LOWER, 10: LOWER}}, ""),
+    value=prediction(
+        {"chosen": 0.1}, {"chosen": {0.01: "only the training loss is lowest there", 1: LOWER, 10: LOWER}}, ""
+    ),
     said="the validation loss chooses 0.1, and the test set, which had no part in that, gives 2.09.",
 )
 def choose_amount(train, val, test, V, amounts):
@@ -225,7 +228,7 @@ def shares(answer, table):
 
 
 def too_often(found, table):
-    """A clue: whether likely tokens are sampled too often."""
+    """A clue: whether the most likely tokens are sampled too often."""
     excess = (found - table).gather(1, table.argmax(dim=1, keepdim=True))
     clear = (excess > 0.02).all() or (excess < -0.02).all()
     return clear and f"the most likely token of each row is sampled too {'often' if excess[0] > 0 else 'seldom'}"
@@ -248,7 +251,7 @@ RAND = "torch.rand(len(now), 1, generator=generator)"
         },
         "cumsum(dim=1)": {"cumsum(dim=0)": "the running sum goes down the batch: it must go along each row"},
         ".cumsum(dim=1)[:, :-1]": {
-            "[:, :-1]": "the pieces are not laid end to end: `cumsum` is missing",
+            "[:, :-1]": "these are probabilities, not the ends of intervals: `cumsum` is missing",
             ".cumsum(dim=1)": "the last end is kept: where rounding leaves it below 1, the result can be V",
         },
         RAND: {
@@ -257,8 +260,8 @@ RAND = "torch.rand(len(now), 1, generator=generator)"
             RAND.replace("rand", "randn"): "the random numbers are normally distributed: uniform ones are needed",
         },
         "(r >= ends).sum(dim=1)": {
-            "(r < ends).sum(dim=1)": "the ends to the right of r are counted: the token is the number to its left",
-            "(r >= ends).sum(dim=1) + 1": "each token is one too high: the first piece belongs to token 0",
+            "(r < ends).sum(dim=1)": "the ends to the right of r are counted: count those to its left",
+            "(r >= ends).sum(dim=1) + 1": "each token is one too high: the first interval is that of token 0",
             "(r < ends).int().argmax(dim=1)": "the last token is never sampled: no end is left to the right of its r",
         },
         "": {
@@ -272,7 +275,7 @@ RAND = "torch.rand(len(now), 1, generator=generator)"
     demands=[obeys_generator(lambda answer, generator: answer(THREE.clone(), torch.arange(3).repeat(99), generator))],
     forbidden={"torch.multinomial": "do without it"},
     tolerance=0.04,
-    said="each token comes as often as the row of the one before it says, and the generator decides which.",
+    said="each token is sampled as often as the previous token's row says, with the given generator alone.",
 )
 def sampled_tokens(table, now, generator):
     ends = table[now].cumsum(dim=1)[:, :-1]

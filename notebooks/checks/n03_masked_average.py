@@ -28,13 +28,12 @@ share = prediction(
             "lower / lower.sum(dim=1)": "columns are divided, not rows: the row sums need `keepdim=True`",
             "lower / lower.sum(dim=0, keepdim=True)": "columns sum to 1, rows do not: the sum runs over the wrong axis",
             "lower / torch.arange(T)[:, None]": "row t is divided by t, and it holds t + 1 positions: row 0 is 0 / 0",
-            "lower.softmax(dim=1)": "a softmax of the triangle: its zeros count too, since exp(0) is 1",
+            "lower.softmax(dim=1)": "this is a softmax of the triangle: its zeros count too, since exp(0) is 1",
             "lower / T": "every row is divided by T: only the last row averages T positions",
         },
         "tril()": {
             "triu()": "the upper triangle: each position averages its future",
             "tril(-1)": "each position is left out of its own average, so row 0 is 0 / 0: include the diagonal",
-            "tril(T)": "every row averages all T positions: the future leaks",
         },
     },
     clues=[looks_ahead, rows_sum_to_one],
@@ -59,7 +58,7 @@ def average_weights(T):
             "softmax(dim=0)": "softmax over the first axis: the queries of one matrix, and the windows of a batch",
         },
         "scores.masked_fill(future, -torch.inf)": {
-            "scores.masked_fill(future, 0)": "the future is set to 0 before the softmax, and exp(0) is 1: it leaks",
+            "scores.masked_fill(future, 0)": "the future is set to 0 before the softmax, and exp(0) is 1: it counts",
             "scores": "nothing is masked: the future leaks",
         },
         "scores.masked_fill(future, -torch.inf).softmax(dim=-1)": {

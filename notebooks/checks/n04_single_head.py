@@ -39,6 +39,8 @@ head_shapes = prediction(
 
 def first_difference(mask, T):
     """A clue for masks: the first entry that differs."""
+    if not ((mask == 0) | (mask == 1)).all():
+        return "the mask holds other numbers than 0 and 1, as if it were added to the scores: return booleans"
     row, column = (mask != torch.ones(T, T).tril().bool()).nonzero()[0].tolist()
     leak = f"row {row} may look at column {column}: the future leaks"
     return leak if column > row else f"row {row} may not look at column {column}, which is no later than itself"
@@ -51,10 +53,6 @@ def first_difference(mask, T):
             "t[:, None] < t": "true and false are exchanged: this is true where a position must not look",
             "t[:, None] <= t": "the other triangle: each position may look at itself and its future, not at its past",
             "t[:, None] > t": "the diagonal is missing: a position may look at itself, and position 0 has nothing else",
-            "t[:, None] >= t - 1": "one diagonal too many: row 0 may look at column 1, the future leaks",
-            "t[:, None] >= -t": "every entry is true: nothing is masked, the future leaks",
-            "t[:, None] == t": "only the diagonal is true: each position may look at itself, and at none of its past",
-            "torch.where(t[:, None] >= t, 0.0, -torch.inf)": "0 and -inf would be added to scores: return booleans",
         },
     },
     clues=[first_difference],
@@ -154,7 +152,7 @@ x, *matrices = inputs(B=3, T=5, C=2, D=7, seed=2)
             "triu(2)": "the mask starts one diagonal too late: row 0 attends to column 1, the future leaks",
         },
         "scores.masked_fill(future, -torch.inf)": {
-            "scores.masked_fill(future, 0)": "the future is set to 0 before the softmax, and exp(0) is 1: it leaks",
+            "scores.masked_fill(future, 0)": "the future is set to 0 before the softmax, and exp(0) is 1: it counts",
             "scores.masked_fill(future, torch.inf)": "the future is set to +inf, not to -inf: its softmax is nan",
             "(scores + ~future)": "the mask is added as 0 and 1, not as 0 and -inf: the future leaks",
         },
@@ -208,7 +206,7 @@ def where_it_looks(weights, T):
     back = torch.arange(1, T) - looks
     most = back.mode().values.item()
     if most > 1 and (back == most).sum() >= T - most:
-        return f"each position attends to the one {most} before it, not to the one before it"
+        return f"each position attends to the one {most} positions before it, not to the one directly before it"
     row = ((back == 1) * weight).argmin().item()
     if back[row] == 1:
         return f"row {row + 1} attends to the position before it, but with {weight[row]:.2f}: its scores are too close"
@@ -225,7 +223,7 @@ def where_it_looks(weights, T):
         "return q, k": {"return k, q": "each query matches the next position, which is masked: exchange q and k"},
         "": {
             "(torch.ones(T, 1), -100.0 * torch.arange(T)[:, None])": "every position attends to position 0",
-            "(torch.zeros(T, 1), torch.zeros(T, 1))": "every row averages its past equally: all scores are the same",
+            "(torch.zeros(T, 1), torch.zeros(T, 1))": "every row averages its past equally: no score stands out",
         },
     },
     call=weights_of,

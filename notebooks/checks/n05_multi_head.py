@@ -46,9 +46,9 @@ HEADS = {"one back": 3, "first position": 2, "same letter": 1, "last space": 5}
 
 def letters_or_not(given):
     """A clue for the heads that are listed."""
-    if isinstance(given, set) and {1, 5} & given:
-        return f"head {min({1, 5} & given)} looks for certain letters, and another text has them elsewhere"
-    if isinstance(given, set) and given < {0, 2, 3, 4}:
+    if isinstance(given, list) and {1, 5} & set(given):
+        return f"head {min({1, 5} & set(given))} looks for certain letters, and another text has them elsewhere"
+    if isinstance(given, list) and set(given) < {0, 2, 3, 4}:
         return "a head is missing: it follows a position or a distance, or averages evenly, whatever the letters are"
     return "the heads are numbered from 0 to 5"
 
@@ -70,7 +70,7 @@ def numbered(*sizes):
 
 
 def out_of_place(result, x):
-    """A clue for `numbered`: which numbers have left their place."""
+    """A clue for `numbered`: which numbers are at the wrong index."""
     right = x.transpose(-3, -2).flatten(-2)
     if not torch.equal(result // 1000, right // 1000):
         return "windows are mixed: a number has left its window"
@@ -164,7 +164,7 @@ def repaired_heads(q, k, v, n_head):
 def shares(result, *inputs):
     """A clue: is the sum over the heads right?"""
     added = same(result.sum(dim=1), contributions.solution(*inputs).sum(dim=1), 1e-3)
-    return added and "the heads add up to the right output, but the shares are wrong: which columns belong to which?"
+    return added and "the heads add up to the right output, but a head has the wrong part: which columns are its own?"
 
 
 @exercise(

@@ -29,7 +29,7 @@ parting_curves = prediction(
         "b": "a model that is too small to learn its text keeps a high training loss; this one falls below 1",
         "d": "the loss has no such ceiling: a target with a probability of 1 in 1,000 costs 6.9 nats",
     },
-    said="it is as confident on new text as on its own, and each confident mistake costs a lot.",
+    said="it is as confident on new text as on its training set, and each confident mistake costs a lot.",
 )
 
 
@@ -68,7 +68,7 @@ CLIP = "nn.utils.clip_grad_norm_(model.parameters(), 1.0)"
     mistakes={
         "logits.flatten(0, 1), y.flatten()": {
             "logits[:, -1], y[:, -1]": "only the last position of each window is learned from: all have a target",
-            "logits.flatten(0, 1), x.flatten()": "targets equal inputs: the model learns to repeat the token",
+            "logits.flatten(0, 1), x.flatten()": "the targets equal the inputs: the model learns to repeat the token",
             "logits.flatten(0, 1).softmax(-1), y.flatten()": "cross_entropy takes logits: the softmax is taken twice",
             "logits, y": "`cross_entropy` takes classes on axis 1: flatten logits to (B·T, V) and targets to (B·T,)",
         },
@@ -116,6 +116,7 @@ HEADS = tensors(9, (1, 3, 4, 4), (2, 3, 5, 5), (3, 2, 6, 6), (4, 3, 7, 7), (3, 5
         "divmod(share.argmax().item(), maps.shape[1])": {
             "divmod(share.argmax().item(), maps.shape[1])[::-1]": "layer and head are exchanged",
             "divmod(share.argmax().item(), maps.shape[0])": "divided by the number of layers: a layer holds H heads",
+            "tuple(i + 1 for i in divmod(share.argmax().item(), maps.shape[1]))": "counted from 1: the first is 0",
             "(share.mean(1).argmax().item(), share.mean(0).argmax().item())": "layer and head are chosen separately",
         },
     },
@@ -157,7 +158,7 @@ IDS = torch.tensor([0, 1, 3, 2, 2, 1, 0, 3, 1, 1, 2, 0, 3])
             "total": "a sum, not a mean: divide by the number of predictions",
             "total / len(ids)": "divided by the number of tokens, and the first is never predicted",
         },
-        "ids[start + 1 : start + 1 + T]": {"ids[start : start + T][: len(ids) - 1 - start]": "targets equal inputs"},
+        "ids[start + 1 : start + 1 + T]": {"ids[start : start + T][: len(ids) - 1 - start]": "y is equal to x"},
         "": {
             "right(model, ids[: (len(ids) - 1) // T * T + 1], T)": "the last, shorter window is left out",
             MEANS: "the last, shorter window counts as much as the others: a mean of means is not the mean",

@@ -82,7 +82,7 @@ WIDE, DEEP, SQUARE = tensors(1, (3, 20), (2, 4, 3), (4, 4))
         },
     },
     clues=[by_ratio],
-    said="each row has its own floor, and what is kept keeps its logit, for single rows and batches.",
+    said="each row has its own floor, and the tokens that are kept keep their logits, for rows and batches.",
 )
 def keep_min_p(logits, p):
     probabilities = logits.softmax(dim=-1)  # (..., V)
@@ -166,15 +166,15 @@ def both(answer, p, q):
     return result
 
 
-def comes_out(result, p, q):
-    """A clue: what is sampled in the end, and how many drafts are accepted."""
+def sampled_in_all(result, p, q):
+    """A clue: how often each token is sampled in all, and how many drafts are accepted."""
     accept, leftover = result
     accepted, most = (q * accept).sum(), torch.minimum(p, q).sum()
     out = q * accept + (1 - accepted) * leftover
     if accepted > most + 1e-4 or torch.allclose(out, p, atol=1e-4):
         return f"{accepted:.2f} of the drafts are accepted, and it must be {most:.2f}: as many as p allows, and no more"
     token = (out - p).abs().argmax().item()
-    return f"token {token} comes out with a probability of {out[token]:.2f} in the end, and p is {p[token]:.2f}"
+    return f"token {token} is sampled with a probability of {out[token]:.2f} in all, and p is {p[token]:.2f}"
 
 
 PAIRS = [([0.5, 0.5], [0.8, 0.2]), ([0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]), ([0, 0.7, 0.3, 0], [0.3, 0.7, 0, 0])]
@@ -188,12 +188,12 @@ PAIRS = [([0.5, 0.5], [0.8, 0.2]), ([0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]),
             "torch.where(q > 0, p / q, 1.0)": "a probability above 1: limit the ratio to at most 1",
             "(p / q).clamp(max=1)": "where p and q are both 0, the probability is 0 / 0, which is nan",
             "(q / p).clamp(max=1)": "the ratio is upside down",
-            "p": "p is how often a token comes out in the end; here it has been drafted already",
-            "torch.minimum(p, q)": "this is the probability to be drafted and accepted; here it has been drafted",
+            "p": "p is the probability of being sampled in all; here the token has been drafted",
+            "torch.minimum(p, q)": "this is the probability of being drafted and accepted; here it has been drafted",
         },
         "(p - q).clamp(min=0)": {
             "(p - q).abs()": "the leftover is |p - q|: what is drafted too often must not be sampled again",
-            "p": "after a rejection it samples from p: part of p has come out of accepted drafts already",
+            "p": "after a rejection it samples from p: accepted drafts cover a part of p already",
         },
         "missing / missing.sum()": {"missing": "the leftover is not divided by its sum"},
         "": {
@@ -202,8 +202,8 @@ PAIRS = [([0.5, 0.5], [0.8, 0.2]), ([0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]),
         },
     },
     call=both,
-    clues=[comes_out],
-    said="accepted drafts and samples after a rejection add up to p, and no draft is rejected without need.",
+    clues=[sampled_in_all],
+    said="accepted drafts and samples after a rejection add up to p, and no draft is rejected unnecessarily.",
 )
 def draft_and_check(p, q):
     accept = torch.where(q > 0, p / q, 1.0).clamp(max=1)

@@ -97,7 +97,7 @@ def rotation_found(result, x):
         "x.chunk(2, dim=-1)": {"x[..., 0::2], x[..., 1::2]": "pairs are taken as neighbors and put back as halves"},
         "first * cos - second * sin, first * sin + second * cos": {
             "first * cos + second * sin, first * sin + second * cos": "the lengths change: one product lacks a minus",
-            "first * cos + second * sin, second * cos - first * sin": "clockwise: the other sine gets the minus",
+            "first * cos + second * sin, second * cos - first * sin": "it rotates clockwise: negate the other sine",
             "first * cos - second * sin, second * cos - first * sin": "both sines have a minus, not only one",
             "first * cos + second * sin, first * sin - second * cos": "the minus is at a cosine: that mirrors the pair",
             "first * sin - second * cos, first * cos + second * sin": "sine and cosine are exchanged",
@@ -105,12 +105,13 @@ def rotation_found(result, x):
             "first * cos - second * sin, second": "only the first half is rotated",
         },
         "": {
-            "x": "nothing is rotated",
             "right(x).unflatten(-1, (2, -1)).mT.flatten(-2)": "the rotated halves are put back as neighbors",
             "right(x.unflatten(-1, (-1, 2)).mT.flatten(-2)).unflatten(-1, (2, -1)).mT.flatten(-2)": (
                 "neighbors are paired: here channel i of the first half is paired with channel i of the second"
             ),
-            "right(x.transpose(0, -2)).transpose(0, -2)": "right for (T, D), not for a batch: T is the axis before D",
+            "right(x) if x.ndim == 2 else right(x.transpose(-3, -2)).transpose(-3, -2)": (
+                "right for one head, not for a batch: the positions are the axis before the last"
+            ),
         },
     },
     clues=[rotation_found],
@@ -139,13 +140,11 @@ def each_once(order, D):
         "torch.cat([torch.arange(0, D, 2), torch.arange(1, D, 2)])": {
             "torch.arange(D)": "nothing is moved: neighbors stay neighbors",
             "torch.arange(D).roll(D // 2)": "the halves are exchanged: neighbors stay neighbors",
-            "torch.arange(D).view(-1, 2).flip(1).flatten()": "neighbors are exchanged, and they stay neighbors",
         },
         "": {
             "right(D).roll(D // 2)": "the second channel of each pair comes first: each pair would rotate backward",
             "right(D).argsort()": "this is the inverse, from halves to neighbors",
             "right(D)[:-1]": "the last channel is missing: `arange` stops before its end",
-            "right(D).flip(0)": "the order is reversed: pair 0 must stay the fastest",
         },
     },
     clues=[each_once],

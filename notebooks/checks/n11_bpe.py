@@ -66,8 +66,7 @@ GROW = "end = 1\n        while end < len(piece) and piece[: end + 1] in vocabula
         "piece = piece[end:]": {"piece = piece[1:]": "it goes on one byte later, not where the last token ended"},
         "": {
             "right(piece, vocabulary)[:1]": "only the first token is there: go on with what is left of the piece",
-            "right(piece, vocabulary)[:-1]": "the last token is missing",
-            "[t[::-1] for t in right(piece[::-1], {t[::-1] for t in vocabulary})][::-1]": "it cuts from the right",
+            "[t[::-1] for t in right(piece[::-1], {t[::-1] for t in vocabulary})][::-1]": "it matches from the right",
             "[piece]": "the piece comes back whole, and it need not be in the vocabulary",
             "list(piece)": "`piece[0]` is the number of a byte; `piece[:1]` is the byte itself",
         },
@@ -104,13 +103,13 @@ WRONG_LETTERS = {
         "loss * n_tokens": {"loss": "the number of tokens is not used: the loss is for one of them"},
         'len(text.encode("utf-8"))': {
             "len(text)": "it is divided by the characters: some of them are more than one byte",
-            "n_tokens": "this is per token: share the sum out over the bytes of the text",
+            "n_tokens": "this is per token: divide the sum by the bytes of the text",
         },
         'whole / len(text.encode("utf-8"))': {"whole": "this is the sum over the whole text"},
         "": {"loss / math.log(2) * len(text.encode()) / n_tokens": "tokens and bytes are exchanged"},
     },
     value=prediction({"best": "b"}, {"best": WRONG_LETTERS}, said=""),
-    said="what a text costs, shared out over its bytes; and model b needs the fewest bits.",
+    said="the bits of a text are divided by its bytes, and model b needs the fewest.",
 )
 def bits_per_byte(loss, n_tokens, text):
     whole = loss * n_tokens / math.log(2)  # bits for all of the text
@@ -233,10 +232,10 @@ THE = ("h+e", "t+he", " +the", " +t", "o+r")
         },
         "": {
             "[i - 256 for i in right(tokenizer, text)]": "these are ranks: the merge of rank 0 made id 256",
-            f"[i for i in range(tokenizer.vocab_size) if {BYTES} not in text]": "both faults of the original are there",
+            f"[i for i in range(tokenizer.vocab_size) if {BYTES} not in text]": "both faults are still there",
         },
     },
-    said="all tokens that were only a step on the way to others, or are not of this text, and no byte among them.",
+    said="all tokens that a merge made and the text does not use, with special tokens or without.",
 )
 def unused(tokenizer, text):
     used = set(tokenizer.encode(text))

@@ -212,7 +212,7 @@ MEAN = 'reduction="mean") * (len(ids) - 1) / (1 - (len(ids) - 1 - context) // -s
             "logits, ids[start + 1 : end + 1]": "all predictions of every window are scored: some count twice",
             "logits[-stride:], ids[start + 1 : end + 1][-stride:]": "the first window must score all that it predicts",
             f"logits[{LAST}], ids[start + 1 : end + 1][{LAST}]": "the last window may have fewer new targets",
-            "logits[scored - start :], ids[scored:end]": "targets equal inputs: nothing is predicted",
+            "logits[scored - start :], ids[scored:end]": "the targets equal the inputs: nothing is predicted",
         },
         'reduction="sum")': {MEAN: "a mean of means: the first window predicts more tokens"},
         "end, start + stride": {"end, start + context": "the windows do not overlap: they move by `stride` tokens"},

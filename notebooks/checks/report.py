@@ -11,7 +11,7 @@ from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 LIBRARIES = (str(HERE), str(HERE.parent.parent / "gptlib"), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
-LIBRARIES += (str(Path(torch.__file__).parent), "<frozen")
+LIBRARIES += (str(Path(torch.__file__).parent), "<frozen", "<edited solution>")
 WIDEST = 12  # numbers in one direction that are still printed
 
 
@@ -45,10 +45,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def shortened(value, limit: int = 60) -> str:
-    return cut(repr(value), limit)
-
-
-def cut(text: str, limit: int) -> str:
+    text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -64,7 +61,8 @@ def line_of(error: BaseException) -> str:
     if not own:
         return ""
     source = linecache.getline(*own[-1]).strip()
-    return f" in line {own[-1][1]}" + (f": `{cut(source, 80)}`" if source else "")
+    source = source if len(source) <= 80 else source[:79] + "…"
+    return f" in line {own[-1][1]}" + (f": `{source}`" if source else "")
 
 
 def described(value: Tensor) -> str:

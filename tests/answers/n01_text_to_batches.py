@@ -56,7 +56,7 @@ RIGHT = {
 SHUFFLE = "T * torch.randperm(count, generator=generator)"
 WRONG = {
     "windows": {
-        "one that ends with it is not": lambda ids, starts, T: unfolded(ids, starts.clamp(max=len(ids) - T - 2), T),
+        "but the one at its end is not": lambda ids, starts, T: unfolded(ids, starts.clamp(max=len(ids) - T - 2), T),
         "at index 1 of what it returns: the numbers are wrong in the last column": lambda *inputs: (
             (pair := stacked(*inputs))[0], pair[1] * (torch.arange(inputs[2]) < inputs[2] - 1),
         ),

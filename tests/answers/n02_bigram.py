@@ -113,7 +113,10 @@ RIGHT = {
     "sampled_tokens": [by_search, one_by_one, by_race],
 }
 WRONG = {
-    "two_losses": {"fresh: 3.89: the token that comes": Several([3.89, 1.61]), "4.5 is too high": Several([4.5, 1.61])},
+    "two_losses": {
+        "fresh: 3.89: the token that follows": Several([3.89, 1.61]),
+        "4.5 is too high": Several([4.5, 1.61]),
+    },
     "counted_table": {
         "two mistakes: a pair that occurs often": broken_table,
         "0.5 is added to each pair": {"+ 1\n": "+ 0.5\n"},
@@ -129,10 +132,10 @@ WRONG = {
     "jumping_curve": {
         "with rate 10 the loss falls in every step": Several([{10, 20, 30, 50}, LOWEST]),
         "with rate 20 the loss rises in some step": Several([[30, 50], LOWEST]),
-        "it still falls": Several([{20, 30, 50}, 0.43]),
+        "is still falling": Several([{20, 30, 50}, 0.43]),
     },
     "choose_amount": {
-        "the training loss would choose it": Several([by_dictionary, 0.01]),
+        "only the training loss is lowest there": Several([by_dictionary, 0.01]),
         "lower with a smaller amount": Several([by_dictionary, 1]),
     },
     "sampled_tokens": {

@@ -94,7 +94,7 @@ WRONG = {
         "row 0 attends to column 8": lambda s: s.masked_fill(eight(s.shape[-1]), -torch.inf).softmax(-1),
         "row 0 attends to column 1": lambda scores: added_mask(scores.mT).mT,
         "wrong where the future has a score of 200": masked_late,
-        "must match the size of tensor b (3) at non-singleton dimension 1, in line 4": {"(T, T,": "(2, 2,"},
+        "must match the size of tensor b (3) at non-singleton dimension 1": {"(T, T,": "(2, 2,"},
         "changes its input in place": {"masked_fill": "masked_fill_"},
         "every number is nan": lambda s: (s + torch.ones_like(s).triu(1) * -torch.inf).softmax(-1),
     },

@@ -104,12 +104,15 @@ def with_shape(name, shape):
 
 WRONG = {
     "head_shapes": {
-        "out: (40, 8) has 2 axes": with_shape("out", (40, 8)),
+        "out: (40, 8) has length 2": with_shape("out", (40, 8)),
         "out: this is a str": with_shape("out", "(4, 10, 8)"),
         "a dictionary with the entries 'q', 'k.mT', 'scores', 'out' is expected": {"q": (4, 10, 8)},
     },
     "causal_mask": {
         "row 8 may not look at column 0": lambda T: F.pad(looped_mask(8), (0, T - 8) * 2),
+        "as if it were added to the scores": lambda T: torch.zeros(T, T).masked_fill(~looped_mask(T), -torch.inf),
+        "row 0 may look at column 1: the future leaks": lambda T: torch.ones(T, T).tril(1),
+        "row 1 may not look at column 0": lambda T: torch.eye(T).bool(),
         "row 0 may look at column 2": lambda T: looped_mask(T) | (torch.arange(T) == T - 1),
         "the result holds int32": lambda T: looped_mask(T).int(),
         "this is true where a position must not look": lambda T: torch.ones(T, T).triu(1),
@@ -133,7 +136,7 @@ WRONG = {
     },
     "one_back": {
         "but with 0.35: its scores are too close": {"100 * ": ""},
-        "attends to the one 2 before it": {"roll(1": "roll(2"},
+        "attends to the one 2 positions before it": {"roll(1": "roll(2"},
         "row 1 attends most to column 1": {
             "100 * k.roll(1, dims=0)": "100 * k.roll(1, dims=0) * (1 - k[:1].mT.roll(1, 0)) + 200 * k[1:2].mT * k[1:2]"
         },

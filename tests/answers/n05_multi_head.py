@@ -103,6 +103,6 @@ WRONG = {
     "contributions": {
         "a head has D channels, not C": lambda x, w_qkv, w_out, n_head: x @ w_qkv,
         "two stacks of matrices do not fit": {"columns.mT": "columns"},
-        "which columns belong to which?": evenly,
+        "which columns are its own?": evenly,
     },
 }

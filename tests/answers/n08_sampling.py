@@ -100,7 +100,7 @@ WRONG = {
     },
     "draft_and_check": {
         "0.35 of the drafts are accepted, and it must be 0.70": half,
-        "comes out with a probability of": {"p / q": "(p / q) ** 3"},
+        "is sampled with a probability of": {"p / q": "(p / q) ** 3"},
         "it returns a tensor, and a tuple": lambda p, q: by_overlap(p, q)[0],
     },
 }
