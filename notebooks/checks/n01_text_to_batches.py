@@ -8,8 +8,8 @@ from .compare import obeys_generator, same
 from .exercise import exercise, prediction
 from .report import Mistake, kind, shortened
 
-batch_lessons = prediction(
-    {"shape": (12, 20, 8), "lessons": 240},
+batch_examples = prediction(
+    {"shape": (12, 20, 8), "examples": 240},
     {
         "shape": {
             (12, 20): "this is the shape of the ids; after the lookup each id is a vector",
@@ -18,7 +18,7 @@ batch_lessons = prediction(
             (240, 8): "a batch keeps its windows apart: one axis for the windows, one for the positions",
             (12, 21, 8): "the inputs of a window are T ids; the one after them is only a target",
         },
-        "lessons": {
+        "examples": {
             12: "a window holds more than one training example: every position has a target of its own",
             20: "this is one window, and the batch has twelve",
             12 * 19: "the last position has a target too: it is the id after the window",
@@ -37,25 +37,25 @@ INSIDE = "windows inside the text are right, but the one at its end is not: its 
     cases=[(IDS[:8], IDS.new_tensor([2, 1]), 3), (IDS, IDS.new_tensor([2, 6, 3]), 4), (IDS, IDS.new_tensor([5, 1]), 1)],
     also={INSIDE: [(IDS[:5], IDS.new_tensor([0, 1]), 3), (IDS[:3], IDS.new_tensor([1]), 1)]},
     mistakes={
-        "ids[places], ids[places + 1]": {
-            "ids[places], ids[places]": "the targets equal the inputs: nothing is predicted",
-            "ids[places], ids[places - 1]": "the targets are shifted the wrong way: they are the ids before the inputs",
-            "ids[places + 1], ids[places]": "x and y are exchanged: the targets are one step ahead of the inputs",
-            "ids[places], ids[places + T]": "the targets are T positions ahead, and they should be one ahead",
-            "ids[places], ids[places].roll(-1, 1)": "the last target is the first id of the window, moved by `roll`",
-            "ids[places], ids[places] + 1": "1 is added to the ids, and it must be added to their indices",
-            "places, places + 1": "these are indices into the text, not the ids at those indices",
-            "ids[places], ids[places + 1][:, -1]": "there is one target per window, and one per position is needed",
-            "ids[places], ids[places + 1][:, :-1]": "the last target is dropped: it is one position past the window",
-            "ids[places][:, :-1], ids[places + 1][:, :-1]": "there are T - 1 targets: cut T + 1 ids",
+        "ids[indices], ids[indices + 1]": {
+            "ids[indices], ids[indices]": "the targets equal the inputs: nothing is predicted",
+            "ids[indices], ids[indices - 1]": "the targets are shifted the wrong way: they come before the inputs",
+            "ids[indices + 1], ids[indices]": "x and y are exchanged: the targets are one step ahead of the inputs",
+            "ids[indices], ids[indices + T]": "the targets are T positions ahead, and they should be one ahead",
+            "ids[indices], ids[indices].roll(-1, 1)": "the last target is the first id of the window, moved by `roll`",
+            "ids[indices], ids[indices] + 1": "1 is added to the ids, and it must be added to their indices",
+            "indices, indices + 1": "these are indices into the text, not the ids at those indices",
+            "ids[indices], ids[indices + 1][:, -1]": "there is one target per window, and one per position is needed",
+            "ids[indices], ids[indices + 1][:, :-1]": "the last target is dropped: it is one position past the window",
+            "ids[indices][:, :-1], ids[indices + 1][:, :-1]": "there are T - 1 targets: cut T + 1 ids",
         },
         "starts[:, None]": {"0 * starts[:, None]": "`starts` is not used: every window begins at index 0"},
     },
     said="row b begins at its start, y is one step ahead, and the last window that fits keeps its last target.",
 )
 def windows(ids, starts, T):
-    places = starts[:, None] + torch.arange(T)
-    return ids[places], ids[places + 1]
+    indices = starts[:, None] + torch.arange(T)
+    return ids[indices], ids[indices + 1]
 
 
 def round_trip(answer, made_from, text):
@@ -163,10 +163,10 @@ N = torch.arange(10, 300, 10)
             "(T + 1) * torch.randperm(len(ids) // (T + 1), generator=generator)": "starts T + 1 apart lose targets",
             "torch.randint(len(ids) - T, (count,), generator=generator)": "the starts are not multiples of T",
         },
-        "ids[places], ids[places + 1]": {
-            "ids[places], ids[places]": "the targets equal the inputs: nothing is predicted",
-            "ids[places + 1], ids[places]": "x and y are exchanged: the inputs come first",
-            "ids[places][:, :-1], ids[places + 1][:, :-1]": "there are T - 1 targets: cut T + 1 ids",
+        "ids[indices], ids[indices + 1]": {
+            "ids[indices], ids[indices]": "the targets equal the inputs: nothing is predicted",
+            "ids[indices + 1], ids[indices]": "x and y are exchanged: the inputs come first",
+            "ids[indices][:, :-1], ids[indices + 1][:, :-1]": "there are T - 1 targets: cut T + 1 ids",
         },
     },
     clues=[wrong_windows],
@@ -178,5 +178,5 @@ N = torch.arange(10, 300, 10)
 def one_epoch(ids, T, generator):
     count = (len(ids) - 1) // T
     starts = T * torch.randperm(count, generator=generator)
-    places = starts[:, None] + torch.arange(T)
-    return ids[places], ids[places + 1]
+    indices = starts[:, None] + torch.arange(T)
+    return ids[indices], ids[indices + 1]

@@ -143,15 +143,20 @@ def steady_loss(logits, targets):
     return -log_p.gather(1, targets[:, None]).mean()
 
 
-AFTER_A = 0.5 * math.log(2) + 0.5 * math.log(4)
+AFTER_A, RISING = 0.5 * math.log(2) + 0.5 * math.log(4), {20, 30, 50}
+
+
+def not_the_curve(value):
+    """A clue: a rate that is missing or too many, or a loss that is read off too early."""
+    if not isinstance(value, (list, tuple, set)):
+        return "compute the limit: with rate 10 the loss is still falling" if 0.42 < value < 0.5 else None
+    for rate in sorted(RISING ^ set(value)):
+        return f"with rate {rate} the loss {'rises in some step' if rate in RISING else 'falls in every step'}"
+
+
 jumping_curve = prediction(
-    {"reason": "b", "lowest": 0.4 * AFTER_A},
+    {"rising": RISING, "lowest": 0.4 * AFTER_A},
     {
-        "reason": {
-            "a": "there are no mini-batches here: every step takes all ten pairs",
-            "c": "this is the loss on the training text itself: memorizing it would make the loss fall",
-            "d": "all three runs begin with the same table of zeros, at the same loss",
-        },
         "lowest": {
             AFTER_A: "this is the mean over the pairs that begin with a; the other pairs count in the mean too",
             0.4 * AFTER_A / math.log(2): "this is in bits; in nats the logarithm is the natural one",
@@ -160,10 +165,45 @@ jumping_curve = prediction(
             1.4708: "this is for a model that ignores the letter before; a table has a row for each",
         },
     },
-    clue=lambda value: "compute the limit: with rate 10 the loss is still falling" if 0.42 < value < 0.5 else None,
+    clue=not_the_curve,
     tolerance=0.012,
-    said="too large a step overshoots the minimum, and at the minimum the row of a contributes 0.42 nats.",
+    said="the loss rises at the rates 20, 30 and 50, and at the minimum the row of a leaves 0.42 nats.",
 )
+
+TEXTS = [torch.randint(3, (3, 20), generator=torch.Generator().manual_seed(seed)) for seed in (8, 12, 40)]
+LOWER = "the validation loss of Shakespeare is lower with a smaller amount"
+
+
+@exercise(
+    cases=[(*texts, 3, (0.1, 1, 10)) for texts in TEXTS],
+    mistakes={
+        "train[:-2] * V * V + train[1:-1] * V + train[2:]": {
+            "train[2:] * V * V + train[1:-1] * V + train[:-2]": "the order is reversed: the target comes last",
+        },
+        "loss(val, amount)": {
+            "loss(train, amount)": "the amount is chosen by the training loss, which is lowest for the smallest",
+            "loss(test, amount)": "the amount is chosen by the test loss: choose it by the loss on `val`",
+        },
+        "loss(test, best)": {"loss(val, best)": "this is the validation loss: return the loss on `test`"},
+        "min(": {"max(": "the amount with the highest validation loss is chosen"},
+        "(counts + amount) / (counts + amount)": {"(counts + 1) / (counts + 1)": "1 is added whatever the amount is"},
+        "sum(dim=2": {"sum(dim=0": "the sum runs over the wrong axis: the target is on the last one"},
+    },
+    value=prediction(
+        {"chosen": 0.1}, {"chosen": {0.01: "only the training loss is lowest there", 1: LOWER, 10: LOWER}}, ""
+    ),
+    said="the validation loss chooses 0.1, and the test set, which had no part in that, gives 2.09.",
+)
+def choose_amount(train, val, test, V, amounts):
+    counts = torch.bincount(train[:-2] * V * V + train[1:-1] * V + train[2:], minlength=V**3).view(V, V, V)
+
+    def loss(ids, amount):
+        p = (counts + amount) / (counts + amount).sum(dim=2, keepdim=True)
+        return -p[ids[:-2], ids[1:-1], ids[2:]].log().mean().item()
+
+    best = min(amounts, key=lambda amount: loss(val, amount))
+    return best, loss(test, best)
+
 
 SAMPLES = 4000  # per row: a share is then within 0.04 of its probability, but for one time in a million
 

@@ -48,7 +48,7 @@ def one_by_one(ids, T, generator):
 
 
 RIGHT = {
-    "batch_lessons": [Several([[12, 20, 8], 240.0]), Several([torch.Size([12, 20, 8]), torch.tensor(240)])],
+    "batch_examples": [Several([[12, 20, 8], 240.0]), Several([torch.Size([12, 20, 8]), torch.tensor(240)])],
     "windows": [stacked, unfolded, lambda *inputs: list(stacked(*inputs))],
     "repaired_tokenizer": [Listed, lambda text: Listed(text)],
     "one_epoch": [dealt, one_by_one],
@@ -72,7 +72,7 @@ WRONG = {
     "one_epoch": {
         "they are not shuffled": {SHUFFLE: "T * torch.arange(count)"},
         "comes twice": {SHUFFLE: "T * torch.randint(count, (count,), generator=generator)"},
-        "shuffled apart": {"ids[places + 1]": "ids[places + 1].flip(0)"},
+        "shuffled apart": {"ids[indices + 1]": "ids[indices + 1].flip(0)"},
         "seeded again": {"randperm(count, generator=generator)": "randperm(count, generator=generator.manual_seed(0))"},
         "two calls with the same seed differ": {", generator=generator": ""},
         "its row is shorter": lambda ids, T, g: stacked(ids, T * torch.randperm(len(ids) // T, generator=g), T),

@@ -1,6 +1,7 @@
 """Answers to the exercises of notebook 02."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import torch
@@ -78,11 +79,37 @@ def over_now(table, now, generator):
     return now.clone()
 
 
+def by_dictionary(train, val, test, V, amounts):
+    counts = Counter(zip(*(train.tolist()[i:] for i in range(3))))
+    rows = Counter(zip(train.tolist(), train.tolist()[1:-1]))
+
+    def loss(ids, a):
+        grams = list(zip(*(ids.tolist()[i:] for i in range(3))))
+        return -sum(math.log((counts[gram] + a) / (rows[gram[:2]] + a * V)) for gram in grams) / len(grams)
+
+    losses = [loss(val, a) for a in amounts]
+    chosen = amounts[losses.index(min(losses))]
+    return [chosen, loss(test, chosen)]
+
+
+def by_float64(train, val, test, V, amounts):
+    counts = torch.zeros(V, V, V, dtype=torch.float64)
+    counts.index_put_((train[:-2], train[1:-1], train[2:]), torch.ones(len(train) - 2).double(), accumulate=True)
+
+    def loss(ids, a):
+        logits = (counts + a).log()[ids[:-2], ids[1:-1]]
+        return F.cross_entropy(logits, ids[2:])
+
+    chosen = amounts[torch.stack([loss(val, a) for a in amounts]).argmin()]
+    return chosen, loss(test, chosen)
+
+
 RIGHT = {
     "two_losses": [Several([3.91, 1.61]), Several([torch.tensor(50.0).log(), np.log(5)])],
     "counted_table": [by_loop, by_numpy, by_einsum],
     "steady_loss": [row_by_row, by_difference],
-    "jumping_curve": [Several(["B", LOWEST]), Several([" (b) ", torch.tensor(0.42)])],
+    "jumping_curve": [Several([[50, 20, 30], LOWEST]), Several([{20.0, 30.0, 50.0}, torch.tensor(0.42)])],
+    "choose_amount": [Several([by_dictionary, 0.1]), Several([by_float64, torch.tensor(0.1)])],
     "sampled_tokens": [by_search, one_by_one, by_race],
 }
 WRONG = {
@@ -102,7 +129,15 @@ WRONG = {
         "`F.cross_entropy` is called": F.cross_entropy,
         "`torch.log_softmax` is called": lambda x, y: -x.log_softmax(1)[torch.arange(len(y)), y].mean(),
     },
-    "jumping_curve": {"reason: choose one of": Several(["e", LOWEST]), "is still falling": Several(["b", 0.43])},
+    "jumping_curve": {
+        "with rate 10 the loss falls in every step": Several([{10, 20, 30, 50}, LOWEST]),
+        "with rate 20 the loss rises in some step": Several([[30, 50], LOWEST]),
+        "is still falling": Several([{20, 30, 50}, 0.43]),
+    },
+    "choose_amount": {
+        "only the training loss is lowest there": Several([by_dictionary, 0.01]),
+        "lower with a smaller amount": Several([by_dictionary, 1]),
+    },
     "sampled_tokens": {
         "is sampled, and there are only the tokens": {".sum(dim=1)": ".sum(dim=1) - 1"},
         "it changes `now` in place": over_now,
