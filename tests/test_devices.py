@@ -17,11 +17,12 @@ from gptlib import GPTConfig
 
 V, T, C = 11, 4, 8
 SIZES = {  # by the names that the pages give to the arguments of their classes
-    "vocab_size": V, "n_embd": C, "C": C, "head_size": C // 2, "D": C // 2, "n_head": 2, "n_layer": 2, "T": T,
-    "context_length": T, "config": GPTConfig(V, T, n_layer=2, n_head=2, n_embd=C), "middle": nn.Identity(),
-    "V": V,
+    "vocab_size": V, "V": V, "n_embd": C, "C": C, "head_size": C // 2, "n_head": 2, "n_layer": 2, "T": T, "k": 2,
+    "context_length": T, "config": GPTConfig(V, T, n_layer=2, n_head=2, n_embd=C), "low": 1, "high": 2,
+    "middle": nn.Identity(), "attention": nn.Identity(),
 }  # fmt: skip
 INPUTS = {"idx": torch.zeros(2, T, dtype=torch.long, device="meta"), "x": torch.zeros(2, T, C, device="meta")}
+INPUTS |= {"contexts": INPUTS["idx"][:, :2], **dict.fromkeys("qkv", torch.zeros(2, 2, T, C // 2, device="meta"))}
 
 
 def definitions(path):
@@ -56,14 +57,12 @@ class OneDevice(TorchDispatchMode):
 
 
 def run_elsewhere(module):
-    """Build the class on the meta device, and call it with an input that lies there; its output must lie there too."""
-    wanted = inspect.signature(module.__init__).parameters.values()
-    args = [SIZES[p.name] for p in wanted if p.name in SIZES and p.kind is p.POSITIONAL_OR_KEYWORD]
+    """Build the class on the meta device, and call it with inputs that lie there; its output must lie there too."""
     with torch.device("meta"):
-        built = module(*args)
-    name = next(iter(inspect.signature(built.forward).parameters))
+        built = module(**{name: SIZES[name] for name in inspect.signature(module.__init__).parameters if name in SIZES})
+    wanted = [p.name for p in inspect.signature(built.forward).parameters.values() if p.default is p.empty]
     with OneDevice():
-        assert built(INPUTS[name]).device.type == "meta"
+        assert built(**{name: INPUTS[name] for name in wanted}).device.type == "meta"
 
 
 CLASSES = [(path, name) for path in NOTEBOOKS for name in modules(path)]

@@ -375,7 +375,7 @@ def test_a_pickle_in_disguise_runs_no_code(folder):
         ({"n_head": 5}, "n_embd=24 is not a multiple of n_head=5"),
         ({"n_layer": "3"}, "gpt2 cannot be loaded .TypeError"),
         ({"n_positions": 128.5}, "gpt2 cannot be loaded .TypeError"),
-        ({"resid_pdrop": 1.5}, "dropout=1.5: it must be"),
+        ({"resid_pdrop": 1.5}, "dropout probability has to be between 0 and 1, but got 1.5"),
         ({"n_layer": 2}, r"h.2.attn.c_attn.bias is \(72,\), but the configuration asks for no such parameter"),
         ({"n_layer": 4}, r"h.3.attn.c_attn.bias is missing, but the configuration asks for \(72,\)"),
         ({"n_positions": 64}, r"wpe.weight is \(128, 24\), but the configuration asks for \(64, 24\)"),
