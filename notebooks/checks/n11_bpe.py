@@ -1,4 +1,4 @@
-"""Checks of notebook 11: merges by hand, longest match, bits per byte, text while it is written, unused tokens."""
+"""Checks of notebook 11: merges by hand, longest match, bits per byte, a leading space, streaming, unused tokens."""
 
 import math
 
@@ -44,11 +44,11 @@ by_hand = prediction(
 )
 
 
-def case(piece, *tokens):
-    return piece, {*tokens, *(piece[i : i + 1] for i in range(len(piece)))}
+def case(pre_token, *tokens):
+    return pre_token, {*tokens, *(pre_token[i : i + 1] for i in range(len(pre_token)))}
 
 
-GROW = "end = 1\n        while end < len(piece) and piece[: end + 1] in vocabulary:\n            end += 1"
+GROW = "end = 1\n        while end < len(pre_token) and pre_token[: end + 1] in vocabulary:\n            end += 1"
 
 
 @exercise(
@@ -58,30 +58,32 @@ GROW = "end = 1\n        while end < len(piece) and piece[: end + 1] in vocabula
         *[case(b" a (a.b) ", b" a", b"(a", b".b"), case("déjà".encode(), "é".encode(), "é".encode()[1:] + b"j")],
     ],
     mistakes={
-        "while piece[:end] not in vocabulary:\n            end -= 1": {
+        "while pre_token[:end] not in vocabulary:\n            end -= 1": {
             "end = 1": "these are single bytes, the shortest tokens that fit",
             GROW: "it stops at the first length that is no token, and a longer one may be a token again",
         },
-        "end = len(piece)": {"end = len(piece) - 1 or 1": "a token is never all that is left of the piece"},
-        "piece = piece[end:]": {"piece = piece[1:]": "it goes on one byte later, not where the last token ended"},
+        "end = len(pre_token)": {"end = len(pre_token) - 1 or 1": "a token is never all that is left of the pre-token"},
+        "pre_token = pre_token[end:]": {
+            "pre_token = pre_token[1:]": "it goes on one byte later, not where the last token ended"
+        },
         "": {
-            "right(piece, vocabulary)[:1]": "only the first token is there: go on with what is left of the piece",
-            "[t[::-1] for t in right(piece[::-1], {t[::-1] for t in vocabulary})][::-1]": "it matches from the right",
-            "[piece]": "the piece comes back whole, and it need not be in the vocabulary",
-            "list(piece)": "`piece[0]` is the number of a byte; `piece[:1]` is the byte itself",
+            "right(pre_token, vocabulary)[:1]": "only the first token is there: go on with what is left",
+            "[t[::-1] for t in right(pre_token[::-1], {t[::-1] for t in vocabulary})][::-1]": "matched from the right",
+            "[pre_token]": "the pre-token comes back whole, and it need not be in the vocabulary",
+            "list(pre_token)": "`pre_token[0]` is the number of a byte; `pre_token[:1]` is the byte itself",
         },
     },
     seconds=2,
     said="from the left, the longest token that fits, and every byte once.",
 )
-def longest_match(piece, vocabulary):
+def longest_match(pre_token, vocabulary):
     tokens = []
-    while piece:
-        end = len(piece)
-        while piece[:end] not in vocabulary:
+    while pre_token:
+        end = len(pre_token)
+        while pre_token[:end] not in vocabulary:
             end -= 1
-        tokens.append(piece[:end])
-        piece = piece[end:]
+        tokens.append(pre_token[:end])
+        pre_token = pre_token[end:]
     return tokens
 
 
@@ -114,6 +116,20 @@ WRONG_LETTERS = {
 def bits_per_byte(loss, n_tokens, text):
     whole = loss * n_tokens / math.log(2)  # bits for all of the text
     return whole / len(text.encode("utf-8"))
+
+
+leading_space = prediction(
+    {"with": 1.785, "without": 1.870},
+    {
+        "with": {1.870: "this is the loss without the space: are the two entries exchanged?"},
+        "without": {
+            1.785: "this is the loss with the space: are the two entries exchanged?",
+            1.764: "this is the pattern without `(?!\\S)`: remove the three ` ?`",
+        },
+    },
+    said="1.785 with the space and 1.870 without it: a bigram model that sees a space has lost the word before.",
+    tolerance=0.003,
+)
 
 
 class Tokens(dict):

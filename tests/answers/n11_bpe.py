@@ -74,6 +74,7 @@ RIGHT = {
         Several([right_bits, "B"]),
         Several([lambda loss, n, text: torch.tensor(loss * n / len(text.encode())) / torch.tensor(2.0).log(), "(b)"]),
     ],
+    "leading_space": [{"with": 1.78484, "without": torch.tensor(1.87024)}],
     "stream_decode": [remembering, look_back],
     "unused": [by_difference, by_counts, lambda *given: tuple(by_difference(*given))],
 }
@@ -88,8 +89,8 @@ WRONG = {
         "too small": Several([TOKENS, 1]),
     },
     "longest_match": {
-        "still running": {"piece = piece[end:]": "piece"},
-        "IndexError": {"piece = piece[end:]": "piece = [][0]"},
+        "still running": {"pre_token = pre_token[end:]": "pre_token"},
+        "IndexError": {"pre_token = pre_token[end:]": "pre_token = [][0]"},
     },
     "bits_per_byte": {
         "best: a: it has the lowest loss": Several([right_bits, "a"]),
