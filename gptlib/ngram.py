@@ -157,14 +157,17 @@ class NGram:
         return self
 
     def loss(self, ids) -> float:
-        """Mean cross-entropy over all of `ids` (N,), in nats per token; the first ones have shorter contexts."""
+        """Mean cross-entropy over all of `ids` (N,), in nats per token."""
+        return float(self.losses(ids).mean())
+
+    def losses(self, ids) -> Tensor:
+        """The surprisal of each of `ids` (N,) in nats, (N,) in float64; the first ones have shorter contexts."""
         ids = _as_array(ids, self.vocab_size, at_least=1)
         n = min(self.order, len(ids))
         windows = np.lib.stride_tricks.sliding_window_view(ids, n)  # (N - n + 1, n)
         first = [self._predict(ids[None, :t], ids[t : t + 1]) for t in range(n - 1)]
         probs = np.concatenate([*first, self._predict(windows[:, :-1], windows[:, -1])])  # (N,)
-        with np.errstate(divide="ignore"):  # a token of probability 0 has infinite loss
-            return float(-np.log(probs).mean())
+        return -torch.from_numpy(probs).log()  # a token of probability 0 has infinite loss
 
     def probs(self, context) -> Tensor:
         """The probabilities (V,), float64, of the token after `context`, ids with the oldest first, of any length."""
