@@ -52,23 +52,21 @@ MODELS = {
     "GPT, three blocks": lambda: gpt(3),
 }
 
+
+def run(name, rate, seed):
+    """Train one model; returns the history, evaluated on a part of the validation set, and the loss on all of it."""
+    torch.manual_seed(seed)
+    model = MODELS[name]()
+    settings = {"steps": STEPS, "batch_size": BATCH, "context_length": T, "warmup_steps": 100, "eval_every": STEPS // 8}
+    history = gptlib.train(model, train_ids, val_ids[:20_000], learning_rate=rate, seed=seed, **settings)
+    return history, gptlib.evaluate(model, val_ids, context_length=T)
+
+
 names = sys.argv[1:2] or list(MODELS)
 rates = [float(rate) for rate in sys.argv[2:3]] or RATES
 for name in names:
     for rate in rates:
-        losses = []
-        for seed in SEEDS:
-            torch.manual_seed(seed)
-            model = MODELS[name]()
-            gptlib.train(
-                model,
-                train_ids,
-                steps=STEPS,
-                batch_size=BATCH,
-                context_length=T,
-                learning_rate=rate,
-                warmup_steps=100,
-                seed=seed,
-            )
-            losses.append(f"{gptlib.evaluate(model, val_ids, context_length=T):.3f}")
-        print(f"| {name} | {rate} | {' | '.join(losses)} |", flush=True)
+        runs = [run(name, rate, seed) for seed in SEEDS]
+        print(f"| {name} | {rate} | {' | '.join(f'{loss:.3f}' for _, loss in runs)} |", flush=True)
+        for seed, (history, _) in zip(SEEDS, runs):
+            print(f"  seed {seed}:", *[f"{loss:.3f}" for _, loss in history.val[1:]], flush=True)
