@@ -48,6 +48,8 @@ INSIDE = "windows inside the text are right, but the one at its end is not: its 
             "ids[indices], ids[indices + 1][:, -1]": "there is one target per window, and one per position is needed",
             "ids[indices], ids[indices + 1][:, :-1]": "the last target is dropped: it is one position past the window",
             "ids[indices][:, :-1], ids[indices + 1][:, :-1]": "there are T - 1 targets: cut T + 1 ids",
+            "torch.cat([ids[indices], ids[indices[:, -1:] + 1]], 1), ids[indices + 1]": "x has T + 1 ids: drop the last",
+            "ids[indices].mT, ids[indices + 1].mT": "transposed: each row is a window, each column a position in it",
         },
         "starts[:, None]": {"0 * starts[:, None]": "`starts` is not used: every window begins at index 0"},
     },

@@ -23,6 +23,7 @@ two_losses = prediction(
         },
         "trained": {
             1.6: ONE_DECIMAL,
+            0: "a loss of 0 means that the target has probability 1, and here it shares it with four other tokens",
             5: "this is the perplexity, the number of equally likely choices; the loss is its logarithm",
             1 / 5: "this is the probability of each of the five; the loss is its surprisal",
             math.log2(5): "this is in bits; in nats the logarithm is the natural one",
