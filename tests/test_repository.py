@@ -146,6 +146,13 @@ def test_the_readme_gives_the_minutes_of_the_headers(path):
     assert [cell.strip() for cell in row.split("|")][3:5] == list(found.groups(default=""))
 
 
+def test_the_glossary_has_each_term_once_and_in_its_index():
+    glossary = (ROOT / "notebooks" / "glossary.md").read_text(encoding="utf-8")
+    terms, index = re.findall(r"(?m)^### (.*)$", glossary), re.findall(r"\[([^]]*)\]\(#", glossary)
+    assert len(terms) == len(set(terms)) and index == sorted(terms, key=str.lower)
+    assert re.findall(r"(?m)^## (\d\d)", glossary) == [path.name[:2] for path in NOTEBOOKS]
+
+
 def test_every_data_file_has_its_checksum_on_the_page():
     files = [path for path in sorted((ROOT / "data").rglob("*")) if path.is_file()]
     files = [path for path in files if path.suffix not in (".md", ".py") and path.name != "LICENSE"]
