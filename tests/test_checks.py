@@ -516,6 +516,17 @@ def test_predictions(answer, said):
     assert said in verdict(PARTS, *(answer if isinstance(answer, Several) else (answer,)))
 
 
+def test_wrong_values_of_one_part_of_every_part_and_of_another_part():
+    wrong = {4: "too many", (3, 2): "transposed", "b": {5: "five", 4: "four"}}
+    check = prediction({"a": 3, "b": 7, "size": (2, 3)}, wrong, "so.")
+    for part, value, said in (
+        *[("a", 4, "4: too many"), ("b", 4, "4: four"), ("b", 5, "5: five"), ("a", 5, "5 is about 2 times too large")],
+        *[("a", 7, "7: that is right for 'b'"), ("b", 3, "3: that is right for 'a'")],
+        ("size", (3, 2), "(3, 2): transposed"),
+    ):
+        assert verdict(check, {"a": ..., "b": ..., "size": ..., part: value}) == f"Not yet: {part}: {said}."
+
+
 def test_the_clue_of_a_prediction_may_fail():
     def broken(given):
         raise ValueError

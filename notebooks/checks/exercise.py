@@ -332,7 +332,8 @@ def exercise(cases: list, mistakes: dict, said: str, **more):
 class Prediction(Check):
     """A number, shape, letter, list or set: the right value, and wrong ones with what is said, as {value: why}.
 
-    For several at once, `right` is {part: value} and `wrong` {part: {value: why}}.
+    For several at once, `right` is {part: value}, and `wrong` holds {part: {value: why}} for one part and {value: why}
+    for all of the same kind. That a value is right for another part is told without being listed.
     """
 
     def __init__(self, right, wrong: dict, said: str, clue=None, tolerance: float = 0.01):
@@ -343,7 +344,13 @@ class Prediction(Check):
         return all(map(self.blank, answer.values())) if isinstance(answer, dict) and answer else untried(answer)
 
     def wrong_of(self, name: str) -> dict:
-        return self.wrong.get(name, {}) if isinstance(self.right, dict) else self.wrong
+        if not isinstance(self.right, dict):
+            return self.wrong
+        right = self.parts[name]
+        like = next((types for types in (tuple, (int, float)) if isinstance(right, types)), ())
+        known = {value: f"that is right for {part!r}" for part, value in self.parts.items() if isinstance(value, like)}
+        known |= {value: why for value, why in self.wrong.items() if isinstance(value, like)}
+        return {value: why for value, why in known.items() if value != right} | self.wrong.get(name, {})
 
     def wrong_answers(self):
         for name in self.parts:

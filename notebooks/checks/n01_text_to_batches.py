@@ -11,25 +11,35 @@ from .report import Mistake, kind, shortened
 batch_examples = prediction(
     {"shape": (12, 20, 8), "examples": 240},
     {
-        "shape": {
-            (12, 20): "this is the shape of the ids; after the lookup each id is a vector",
-            (12, 20, 65): "a vector has as many numbers as the table has columns, not one per token",
-            (12, 8): "there is a vector per id, not one per window",
-            (240, 8): "a batch keeps its windows apart: one axis for the windows, one for the positions",
-            (12, 21, 8): "the inputs of a window are T ids; the one after them is only a target",
-        },
-        "examples": {
-            12: "a window holds more than one training example: every position has a target of its own",
-            20: "this is one window, and the batch has twelve",
-            12 * 19: "the last position has a target too: it is the id after the window",
-            12 * 21: "T + 1 ids are read per window, and T of them are targets",
-            12 * 210: "these are the ids in all the contexts; a context is one example, whatever its length",
-            12 * 20 * 8: "the channels describe an id; they are not examples of their own",
-        },
+        (12, 20): "this is the shape of the ids; after the lookup each id is a vector",
+        (12, 20, 65): "a vector has as many numbers as the table has columns, not one per token",
+        (12, 8): "there is a vector per id, not one per window",
+        (240, 8): "a batch keeps its windows apart: one axis for the windows, one for the positions",
+        (12, 21, 8): "the inputs of a window are T ids; the one after them is only a target",
+        12: "a window holds more than one training example: every position has a target of its own",
+        20: "this is one window, and the batch has twelve",
+        12 * 19: "the last position has a target too: it is the id after the window",
+        12 * 21: "T + 1 ids are read per window, and T of them are targets",
+        12 * 210: "these are the ids in all the contexts; a context is one example, whatever its length",
+        12 * 20 * 8: "the channels describe an id; they are not examples of their own",
     },
     said="12 windows of 20 ids have 240 targets, and each of the ids becomes a vector of 8 numbers.",
 )
 IDS = torch.tensor([50, 10, 40, 20, 70, 30, 90, 60, 80, 25, 15, 45, 35, 65, 55, 5])
+TARGETS = {
+    "ids[indices], ids[indices]": "the targets equal the inputs: nothing is predicted",
+    "ids[indices], ids[indices - 1]": "the targets are shifted the wrong way: they come before the inputs",
+    "ids[indices + 1], ids[indices]": "x and y are exchanged: the targets are one step ahead of the inputs",
+    "ids[indices], ids[indices + T]": "the targets are T positions ahead, and they should be one ahead",
+    "ids[indices], ids[indices].roll(-1, 1)": "the last target is the first id of the window, moved by `roll`",
+    "ids[indices], ids[indices] + 1": "1 is added to the ids, and it must be added to their indices",
+    "indices, indices + 1": "these are indices into the text, not the ids at those indices",
+    "ids[indices], ids[indices + 1][:, -1]": "there is one target per window, and one per position is needed",
+    "ids[indices], ids[indices + 1][:, :-1]": "the last target is dropped: it is one position past the window",
+    "ids[indices][:, :-1], ids[indices + 1][:, :-1]": "there are T - 1 targets: cut T + 1 ids",
+    "torch.cat([ids[indices], ids[indices[:, -1:] + 1]], 1), ids[indices + 1]": "x has T + 1 ids, and needs T",
+    "ids[indices].mT, ids[indices + 1].mT": "transposed: each row is a window, each column a position in it",
+}
 INSIDE = "windows inside the text are right, but the one at its end is not: its last target is the last id"
 
 
@@ -37,20 +47,7 @@ INSIDE = "windows inside the text are right, but the one at its end is not: its 
     cases=[(IDS[:8], IDS.new_tensor([2, 1]), 3), (IDS, IDS.new_tensor([2, 6, 3]), 4), (IDS, IDS.new_tensor([5, 1]), 1)],
     also={INSIDE: [(IDS[:5], IDS.new_tensor([0, 1]), 3), (IDS[:3], IDS.new_tensor([1]), 1)]},
     mistakes={
-        "ids[indices], ids[indices + 1]": {
-            "ids[indices], ids[indices]": "the targets equal the inputs: nothing is predicted",
-            "ids[indices], ids[indices - 1]": "the targets are shifted the wrong way: they come before the inputs",
-            "ids[indices + 1], ids[indices]": "x and y are exchanged: the targets are one step ahead of the inputs",
-            "ids[indices], ids[indices + T]": "the targets are T positions ahead, and they should be one ahead",
-            "ids[indices], ids[indices].roll(-1, 1)": "the last target is the first id of the window, moved by `roll`",
-            "ids[indices], ids[indices] + 1": "1 is added to the ids, and it must be added to their indices",
-            "indices, indices + 1": "these are indices into the text, not the ids at those indices",
-            "ids[indices], ids[indices + 1][:, -1]": "there is one target per window, and one per position is needed",
-            "ids[indices], ids[indices + 1][:, :-1]": "the last target is dropped: it is one position past the window",
-            "ids[indices][:, :-1], ids[indices + 1][:, :-1]": "there are T - 1 targets: cut T + 1 ids",
-            "torch.cat([ids[indices], ids[indices[:, -1:] + 1]], 1), ids[indices + 1]": "x has T + 1 ids: drop the last",
-            "ids[indices].mT, ids[indices + 1].mT": "transposed: each row is a window, each column a position in it",
-        },
+        "ids[indices], ids[indices + 1]": TARGETS,
         "starts[:, None]": {"0 * starts[:, None]": "`starts` is not used: every window begins at index 0"},
     },
     said="row b begins at its start, y is one step ahead, and the last window that fits keeps its last target.",
@@ -112,8 +109,6 @@ repaired_tokenizer = exercise(
         "[self.to_id[character] for character in text]": {
             f"[self.to_id[character] for character in text {LOST}]": "an unknown character is left out, with no error",
             "[self.to_id.get(character, 0) for character in text]": "an unknown character gets id 0, which is taken",
-            "[self.to_id.get(character, -1) for character in text]": "an unknown character gets id -1, the last entry",
-            "[self.to_id.get(character) for character in text]": "an unknown character gets None instead of an error",
         },
     },
     call=round_trip,
@@ -165,11 +160,7 @@ N = torch.arange(10, 300, 10)
             "(T + 1) * torch.randperm(len(ids) // (T + 1), generator=generator)": "starts T + 1 apart lose targets",
             "torch.randint(len(ids) - T, (count,), generator=generator)": "the starts are not multiples of T",
         },
-        "ids[indices], ids[indices + 1]": {
-            "ids[indices], ids[indices]": "the targets equal the inputs: nothing is predicted",
-            "ids[indices + 1], ids[indices]": "x and y are exchanged: the inputs come first",
-            "ids[indices][:, :-1], ids[indices + 1][:, :-1]": "there are T - 1 targets: cut T + 1 ids",
-        },
+        "ids[indices], ids[indices + 1]": TARGETS,
     },
     clues=[wrong_windows],
     errors={"stack expects each tensor to be equal size": f"{PAST} (its row is shorter)"},

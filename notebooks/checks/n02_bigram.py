@@ -10,23 +10,17 @@ from .compare import as_asked, obeys_generator, rows_sum_to_one, same, unlike
 from .exercise import exercise, prediction
 from .report import Mistake, dtype_name
 
-ONE_DECIMAL = "this is right to one decimal: give two decimals"
+ONE_DECIMAL, BITS = "this is right to one decimal: give two decimals", "this is in bits: use the natural logarithm"
 two_losses = prediction(
     {"fresh": math.log(50), "trained": math.log(5)},
     {
-        "fresh": {
-            3.9: ONE_DECIMAL,
-            math.log2(50): "this is in bits; in nats the logarithm is the natural one",
-            1 / 50: "this is the probability of each token; the loss is its surprisal",
-            50: "this is the perplexity, the number of equally likely choices; the loss is its logarithm",
-            math.log(49): "the token that follows is one of the 50 choices too",
-        },
+        **dict.fromkeys((1 / 50, 1 / 5), "this is a probability; the loss is its surprisal"),
+        **dict.fromkeys((50, 5), "this is a perplexity, a number of choices; the loss is its logarithm"),
+        "fresh": {3.9: ONE_DECIMAL, math.log2(50): BITS, math.log(49): "the token that follows is one of the 50 too"},
         "trained": {
             1.6: ONE_DECIMAL,
             0: "a loss of 0 means that the target has probability 1, and here it shares it with four other tokens",
-            5: "this is the perplexity, the number of equally likely choices; the loss is its logarithm",
-            1 / 5: "this is the probability of each of the five; the loss is its surprisal",
-            math.log2(5): "this is in bits; in nats the logarithm is the natural one",
+            math.log2(5): BITS,
             math.log(50) / 10: "a tenth of the choices is not a tenth of the loss: their logarithms differ by ln 10",
         },
     },
@@ -66,7 +60,6 @@ def amount_added(table, ids, V):
             "counts / counts.sum(dim=0)": "columns sum to 1, rows do not: the sums run over the wrong axis",
             "counts / counts.sum(dim=1)": "columns are divided, not rows: the row sums need `keepdim=True`",
             "counts / (counts - 1).sum(dim=1, keepdim=True)": "one is added, but not to the sums of the rows",
-            "counts": "these are counts: each row is still to be divided by its sum",
         },
     },
     clues=[amount_added, rows_sum_to_one],
@@ -105,10 +98,7 @@ LOSS = f"-log_p.{GATHER}.mean()"
         (torch.tensor([[1.0, 0.0, 2.0], [3.0, 1.0, 0.0]]), torch.tensor([0, 1])),
         (torch.tensor([[0.5, -1.0, 2.0, 1.0]]), torch.tensor([1])),
         (torch.randn(5, 3, generator=torch.Generator().manual_seed(0)) * 2, torch.tensor([2, 0, 1, 1, 0])),
-        *[
-            (torch.tensor([row]), torch.tensor([i]))
-            for row, i in [((1e3, 0.0), 1), ((1e3, 0.0), 0), ((-1e3, -1001.0), 1)]
-        ],
+        *[(torch.tensor([row]), torch.tensor([i])) for *row, i in [(1e3, 0.0, 1), (1e3, 0.0, 0), (-1e3, -1001.0, 1)]],
         (torch.tensor([[300.0, 0.0, 0.0], [-900.0, -800.0, -850.0]]), torch.tensor([1, 0])),
     ],
     mistakes={
@@ -117,7 +107,6 @@ LOSS = f"-log_p.{GATHER}.mean()"
             "logits - logits.max()": "the largest logit of the whole batch is subtracted: each row has its own",
         },
         LOSS: {
-            LOSS[1:]: "the sign: the logarithm of a probability is negative, its surprisal is not",
             f"-log_p.{GATHER}.sum()": "the surprisals are summed, and their mean is asked for",
             f"-log_p.{GATHER}[:, 0]": "it is one number per prediction: the loss is their mean",
             f"{LOSS} / math.log(2)": "it is in bits: in nats the logarithm is the natural one",
@@ -158,13 +147,11 @@ def not_the_curve(value):
 jumping_curve = prediction(
     {"rising": RISING, "lowest": 0.4 * AFTER_A},
     {
-        "lowest": {
-            AFTER_A: "this is the mean over the pairs that begin with a; the other pairs count in the mean too",
-            0.4 * AFTER_A / math.log(2): "this is in bits; in nats the logarithm is the natural one",
-            4 * AFTER_A: "this is the sum of all surprisals, and the loss is their mean",
-            0.4 * math.log(3): "after a, b comes twice, c and d once; if it is read off a curve, compute it instead",
-            1.4708: "this is for a model that ignores the letter before; a table has a row for each",
-        },
+        AFTER_A: "this is the mean over the pairs that begin with a; the other pairs count in the mean too",
+        0.4 * AFTER_A / math.log(2): "this is in bits; in nats the logarithm is the natural one",
+        4 * AFTER_A: "this is the sum of all surprisals, and the loss is their mean",
+        0.4 * math.log(3): "after a, b comes twice, c and d once; if it is read off a curve, compute it instead",
+        1.4708: "this is for a model that ignores the letter before; a table has a row for each",
     },
     clue=not_the_curve,
     tolerance=0.012,
@@ -190,9 +177,7 @@ LOWER = "the validation loss of Shakespeare is lower with a smaller amount"
         "(counts + amount) / (counts + amount)": {"(counts + 1) / (counts + 1)": "1 is added whatever the amount is"},
         "sum(dim=2": {"sum(dim=0": "the sum runs over the wrong axis: the target is on the last one"},
     },
-    value=prediction(
-        {"chosen": 0.1}, {"chosen": {0.01: "only the training loss is lowest there", 1: LOWER, 10: LOWER}}, ""
-    ),
+    value=prediction({"chosen": 0.1}, {0.01: "only the training loss is lowest there", 1: LOWER, 10: LOWER}, ""),
     said="the validation loss chooses 0.1, and the test set, which had no part in that, gives 2.09.",
 )
 def choose_amount(train, val, test, V, amounts):
@@ -262,7 +247,6 @@ RAND = "torch.rand(len(now), 1, generator=generator)"
         },
         "(r >= ends).sum(dim=1)": {
             "(r < ends).sum(dim=1)": "the ends to the right of r are counted: count those to its left",
-            "(r >= ends).sum(dim=1) + 1": "each token is one too high: the first interval is that of token 0",
             "(r < ends).int().argmax(dim=1)": "the last token is never sampled: no end is left to the right of its r",
         },
         "": {

@@ -15,7 +15,6 @@ share = prediction(
         8: "that is the number of positions in the average; the weight is one of that many equal parts",
         2 / 8: "each position has one of eight equal parts, whichever position it is",
         0.13: "this is rounded: enter the fraction itself",
-        12.5: "a weight is a fraction of 1, not a percentage",
     },
     said="position 7 averages positions 0 to 7 equally, so each has a weight of 1/8.",
 )
@@ -27,7 +26,6 @@ share = prediction(
         "lower / lower.sum(dim=1, keepdim=True)": {
             "lower": "the rows are sums, not averages: divide each row by the number of positions in it",
             "lower / lower.sum(dim=1)": "columns are divided, not rows: the row sums need `keepdim=True`",
-            "lower / lower.sum(dim=0, keepdim=True)": "columns sum to 1, rows do not: the sum runs over the wrong axis",
             "lower / torch.arange(T)[:, None]": "row t is divided by t, and it holds t + 1 positions: row 0 is 0 / 0",
             "lower.softmax(dim=1)": "this is a softmax of the triangle: its zeros count too, since exp(0) is 1",
             "lower / T": "every row is divided by T: only the last row averages T positions",
@@ -56,7 +54,6 @@ def average_weights(T):
         "softmax(dim=-1)": {
             "softmax(dim=-2)": "softmax over the queries: columns sum to 1, rows do not",
             "softmax(dim=1)": "right for one matrix, not for a batch: there `dim=1` runs over the queries",
-            "softmax(dim=0)": "softmax over the first axis: the queries of one matrix, and the windows of a batch",
         },
         "scores.masked_fill(future, -torch.inf)": {
             "scores.masked_fill(future, 0)": "the future is set to 0 before the softmax, and exp(0) is 1: it counts",
@@ -113,13 +110,10 @@ X = torch.tensor([[8.0, 0.0], [0.0, 4.0], [4.0, 4.0], [2.0, 0.0]])
             "weights / (keep ** steps_back.clamp(min=0)).sum(1, True)": "the mask comes after the division by the sums",
             "weights * (1 - keep * (torch.arange(T) > 0))": "a running average: position 0 has too large a weight",
             "(1 - keep) * weights": "divided by the infinite sum 1 / (1 - keep): divide each row by its own sum",
-            "weights.masked_fill(weights == 0, -torch.inf).softmax(dim=1)": "a softmax, where a division is asked for",
         },
         "keep ** steps_back.clamp(min=0)": {
             "keep ** (0 * steps_back)": "every step back counts the same: `keep` is not used",
             "(0 * steps_back + keep ** torch.arange(T))": "the weights fade from position 0 on, not from the query",
-            "(-keep * steps_back).exp()": "each step back counts exp(-keep) times as much, and `keep` times is meant",
-            "keep ** (steps_back - 1).clamp(min=0)": "one step back counts as much as none: the power is one too low",
         },
         "(keep ** steps_back.clamp(min=0)).tril()": {
             "(keep ** -steps_back.float()).triu()": "each position averages its future: it is the other triangle",
@@ -138,8 +132,6 @@ def fading_average(x, keep):
     weights = weights / weights.sum(dim=1, keepdim=True)
     return weights @ x
 
-
-# --- the experiment -----------------------------------------------------------------------------------------------
 
 fading_experiment = prediction(
     {"best keep": 0.5, "its loss": 2.30},

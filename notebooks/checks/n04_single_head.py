@@ -8,29 +8,21 @@ from .compare import same, tensors
 from .exercise import exercise, prediction
 from .report import Mistake, kind
 
-unprojected = "the last axis still has the 32 channels of the model; the projection leaves as many as the head size"
+UNPROJECTED = "one axis still has the 32 channels of the model; the projection leaves as many as the head size"
 head_shapes = prediction(
     {"q": (4, 10, 8), "k.mT": (4, 8, 10), "scores": (4, 10, 10), "out": (4, 10, 8)},
     {
-        "q": {
-            (4, 10, 32): unprojected,
-            (10, 8): "the batch is missing: each of the 4 windows has its own queries",
-            (4, 10, 10): "a query is a vector of channels; it has not been compared with the keys yet",
-        },
-        "k.mT": {
-            (4, 10, 8): "this is k; `mT` swaps its last two axes",
-            (8, 10, 4): "`k.T` reverses all three axes; `mT` leaves the batch in front",
-            (4, 32, 10): unprojected,
-        },
-        "scores": {
-            (4, 8, 8): "the matrix product sums over the channels of the head, so that axis disappears",
-            (4, 10, 8): "a score belongs to a pair of positions, a query and a key",
-            (10, 10): "each of the 4 windows has its own matrix of scores",
-        },
+        **dict.fromkeys([(4, 10, 32), (4, 32, 10)], UNPROJECTED),
+        **dict.fromkeys([(10, 8), (10, 10)], "the batch is missing: each of the 4 windows has its own matrix"),
+        (8, 10, 4): "`k.T` reverses all three axes; `mT` leaves the batch in front",
+        (4, 8, 8): "the matrix product sums over the channels of the head, so that axis disappears",
+        (4, 8): "every position has a vector of its own, not only the last one",
+        "q": {(4, 10, 10): "a query is a vector of channels; it has not been compared with the keys yet"},
+        "k.mT": {(4, 10, 8): "this is k; `mT` swaps its last two axes"},
+        "scores": {(4, 10, 8): "a score belongs to a pair of positions, a query and a key"},
         "out": {
             (4, 10, 10): "these are the weights; they are then multiplied with the values",
             (4, 10, 32): "a head returns averages of its values, and those have the head size",
-            (4, 8): "every position has an output, not only the last one",
         },
     },
     said="the scores have two axes of positions, one for queries and one for keys; in the output D is back.",
@@ -146,12 +138,10 @@ x, *matrices = inputs(B=3, T=5, C=2, D=7, seed=2)
             "/ x.shape[-1] ** 0.5": "divided by √C, not by √D: a score is a sum over D products",
             "": "the scale is missing: scores grow with the head size",
             "/ D": "divided by D, not by its square root (or twice by the square root)",
-            "* D**0.5": "multiplied by the square root of D, not divided",
         },
         "triu(1)": {
             "triu(T)": "nothing is masked: row 0 attends to column 1, the future leaks",
             "tril(-1)": "the past is masked and the future kept: it is the other triangle",
-            "triu(2)": "the mask starts one diagonal too late: row 0 attends to column 1, the future leaks",
         },
         "scores.masked_fill(future, -torch.inf)": {
             "scores.masked_fill(future, 0)": "the future is set to 0 before the softmax, and exp(0) is 1: it counts",
@@ -220,7 +210,6 @@ def where_it_looks(weights, T):
     mistakes={  # many queries and keys are right: it is the weights that follow from them that are compared
         "k.roll(1, dims=0)": {
             "k": "each position attends to itself: its query matches its own key",
-            "-k.roll(1, dims=0)": "the position before gets the smallest weight: the sign of the scores is wrong",
         },
         "return q, k": {"return k, q": "each query matches the next position, which is masked: exchange q and k"},
         "": {
@@ -240,19 +229,13 @@ def one_back(T):
     return q, k
 
 
-# --- the experiment -----------------------------------------------------------------------------------------------
-
 without_positions = prediction(
     {"with positions": 2.30, "without positions": 2.45},
     {
-        "with positions": {
-            2.45: "this is about the loss without positions: are the two entries exchanged?",
-            2.23: "this is the loss after 1,500 steps; `loss_of` trains for 600",
-            4.17: "this is the loss before training",
-        },
+        2.23: "this is the loss after 1,500 steps; `loss_of` trains for 600",
+        4.17: "this is the loss before training",
         "without positions": {
-            2.30: "this is about the loss with positions: is the table set to zero before training, and held there?",
-            4.17: "this is the loss before training",
+            2.30: "that is with positions: is the table set to zero before training, and held there?"
         },
     },
     said="without positions the head ends near the counted bigram: it cannot select the previous character.",

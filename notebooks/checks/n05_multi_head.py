@@ -10,20 +10,14 @@ from .exercise import exercise, prediction
 stages = prediction(
     {"packed": (5, 10, 72), "queries": (5, 3, 10, 8), "weights": (5, 3, 10, 10), "merged": (5, 10, 24)},
     {
-        "packed": {
-            (5, 10, 24): "that holds one of the three: queries, keys and values are concatenated in one tensor",
-            (3, 5, 10, 24): "the three are not separate yet: `qkv_proj` is one layer, and `chunk` comes after it",
-        },
-        "queries": {
-            (5, 10, 3, 8): "that is after the `view`; the `transpose` puts the axis of heads beside the batch",
-            (5, 3, 10, 24): "each head has a third of the 24 channels, not all of them",
-        },
-        "weights": {
-            (5, 10, 10): "that is one matrix per window; each head has a matrix of its own",
-            (5, 3, 10, 8): "a row of weights has one number per key position, not one per channel",
-            (5, 3, 8, 8): "a weight belongs to a pair of positions, not to a pair of channels",
-            (5, 10, 3, 3): "there heads attend to heads: that is what happens without the `transpose`",
-        },
+        (3, 5, 10, 24): "the three are not separate yet: `qkv_proj` is one layer, and `chunk` comes after it",
+        (5, 10, 3, 8): "that is after the `view`; the `transpose` puts the axis of heads beside the batch",
+        (5, 3, 10, 24): "each head has a third of the 24 channels, not all of them",
+        (5, 10, 10): "that is one matrix per window; each head has a matrix of its own",
+        (5, 3, 8, 8): "a weight belongs to a pair of positions, not to a pair of channels",
+        (5, 10, 3, 3): "there heads attend to heads: that is what happens without the `transpose`",
+        "packed": {(5, 10, 24): "that holds one of the three: queries, keys and values are concatenated"},
+        "weights": {(5, 3, 10, 8): "a row of weights has one number per key position, not one per channel"},
         "merged": {
             (5, 3, 10, 8): "these are not merged yet: the concatenated heads share one axis",
             (5, 10, 8): "that has the size of one head: the heads are concatenated, not added or averaged",
@@ -31,7 +25,6 @@ stages = prediction(
     },
     said="the packed projections, the split queries, the weights and the merged heads, each with its shape.",
 )
-
 
 SEEN = {
     0: "head 0 spreads its weight evenly over the past",
@@ -90,7 +83,6 @@ def out_of_place(result, x):
             "x.movedim(-3, -1).flatten(-2)": "the heads are interleaved: channel 0 of every head, then channel 1",
             "x.flatten(-3, -2)": "the heads are concatenated along the positions, not along the channels",
             "x.sum(dim=-3)": "the heads are added, and each must keep channels of its own",
-            "x[..., -1, :, :]": "only the last head is there: the others are lost",
         },
     },
     clues=[out_of_place],
@@ -111,9 +103,7 @@ def what_moves(answer, q, k, v, n_head):
                 expected = f"[{c}]" if name == "v" else f"only those of head {c * n_head // C}"
                 return f"when channel {c} of {name} changes, channels {moved} of the result change, expected {expected}"
     own = same(right[:, 0], v[:, 0])
-    return (
-        None if own else "position 0 attends only to itself, so row 0 of the result must be row 0 of v, and it is not"
-    )
+    return None if own else "position 0 attends only to itself, so row 0 of the result must be row 0 of v"
 
 
 BY_HAND = torch.tensor([[[[1.0, 1.0], [1.0, 2.0]]], [[[1.0, 0.0], [0.0, 1.0]]], [[[2.0, 4.0], [6.0, 8.0]]]])  # q, k, v
@@ -138,7 +128,6 @@ SIZES = [(1, 3, 4, 2), (2, 3, 8, 2), (2, 5, 6, 3), (2, 4, 3, 1)]
             "q[..., own], k[..., own], causal=False": "the mask is missing: the future leaks",
             "k[..., own], q[..., own]": "queries and keys are exchanged: rows belong to queries, columns to keys",
         },
-        "k[..., own]) @": {"k[..., own], causal=False).tril() @": "the mask comes after the softmax"},
         "v[..., own]": {"k[..., own]": "the weights average the keys: it is the values that are averaged"},
         "torch.cat(answers, dim=-1)": {
             "torch.cat(answers, dim=1)": "the heads are concatenated along the positions, not along the channels",
@@ -171,12 +160,7 @@ def shares(result, *inputs):
 
 @exercise(
     cases=[
-        (
-            BY_HAND[0],
-            torch.cat([torch.eye(2), torch.eye(2), 2 * torch.eye(2)]),
-            torch.tensor([[1.0, 2.0], [0.0, 1.0]]),
-            2,
-        ),
+        (BY_HAND[0], torch.cat([torch.eye(2), torch.eye(2), 2 * torch.eye(2)]), torch.tensor([[1.0, 2], [0, 1]]), 2),
         *((*tensors(6, (B, T, C), (3 * C, C), (C, C)), H) for B, T, C, H in [SIZES[0], SIZES[1], (2, 4, 6, 3)]),
     ],
     mistakes={
@@ -189,7 +173,6 @@ def shares(result, *inputs):
             "gathered": "the projection is missing: these are the values that each head gathers",
             "gathered @ torch.stack(w_out.chunk(n_head))": "these are rows of `w_out`: a head owns D of its columns",
             "gptlib.merge_heads(gathered) @ w_out.mT": "that is the whole output, all heads added: keep them apart",
-            "(gathered @ columns.mT).transpose(0, 1)": "the heads are the first axis: (B, H, T, C) is asked for",
             "(gathered @ columns.mT).transpose(1, 2)": "positions come before heads: (B, H, T, C) is asked for",
             "gathered @ columns.mT / n_head": "divided by the number of heads: heads are added, not averaged",
         },
@@ -212,16 +195,9 @@ def contributions(x, w_qkv, w_out, n_head):
 without_projection = prediction(
     {"no skip": 2.22, "skip": 2.175},
     {
-        "no skip": {
-            2.175: "that is the mean with a skip connection: `HeadsLM` has none",
-            2.40: "that is one head: train with `n_head=4`",
-            4.17: "that is a model before training: `gptlib.train` comes before `gptlib.evaluate`",
-        },
-        "skip": {
-            2.22: "that is the mean without a skip connection: `SkipLM` has one",
-            2.25: "that is one head: train with `n_head=4`",
-            4.17: "that is a model before training: `gptlib.train` comes before `gptlib.evaluate`",
-        },
+        "no skip": {2.40: "that is one head: train with `n_head=4`"},
+        "skip": {2.25: "that is one head: train with `n_head=4`"},
+        4.17: "that is a model before training: `gptlib.train` comes before `gptlib.evaluate`",
     },
     said="compare each run with the one that has the projection, and with what a seed changes.",
 )

@@ -62,8 +62,6 @@ MOMENTS = "x.mean(dim=-1, keepdim=True)\n    variance = x.var(dim=-1, keepdim=Tr
             "(torch.sqrt(variance) + eps)": "eps is outside the root: it is added to the variance",
             "torch.sqrt(variance)": "eps is missing: a position whose channels are all equal gives 0 / 0",
             "torch.sqrt(variance + 1e-5)": "the eps that is given is not used, but a small constant",
-            "torch.sqrt(variance.clamp(min=eps))": "eps is only a lower bound of the variance: add it",
-            "torch.sqrt(variance).clamp(min=eps)": "eps is only a lower bound of the root: add it to the variance",
         },
         "scale * (x": {"(x": "the scale is missing", "(scale * x": "x is scaled before the mean is subtracted"},
         "+ shift": {"": "the shift is missing", "+ shift * scale": "the scale multiplies the shift too: it comes last"},
@@ -169,10 +167,7 @@ WEIGHT, BIAS = torch.tensor([[1.0, 2.0], [4.0, 0.0], [-1.0, 1.0]]), torch.tensor
 
 
 @exercise(
-    cases=[
-        *[(*PAIR, WEIGHT[:N], BIAS[:N]) for N in (2, 3)],
-        tuple(tensors(0, (4,), (4,), (2, 4), (2,))),
-    ],
+    cases=[*[(*PAIR, WEIGHT[:N], BIAS[:N]) for N in (2, 3)], tuple(tensors(0, (4,), (4,), (2, 4), (2,)))],
     pairs=True,
     mistakes={
         "weight * scale": {

@@ -46,9 +46,7 @@ confident_loss = prediction(
         },
     },
     value=prediction(
-        {"best": 4},
-        {"best": {16: "train with 4 too, and compare", 64: "with 75 steps it has the highest loss of the three"}},
-        said="",
+        {"best": 4}, {16: "train with 4 too, and compare", 64: "with 75 steps it has the highest loss"}, ""
     ),
     said="4,800 windows whatever the batch size; and the smallest batch, with the most steps, has the lowest loss.",
 )
@@ -133,9 +131,6 @@ HEADS = tensors(9, (1, 3, 4, 4), (2, 3, 5, 5), (3, 2, 6, 6), (4, 3, 7, 7), (3, 5
             "offset=0": "this head attends to itself: the diagonal, not the line below it",
             "offset=1": "this is the line above the diagonal, the position after: a causal map holds only zeros there",
         },
-        "maps.diagonal(offset=-1, dim1=-2, dim2=-1)": {"maps[..., 0]": "this head attends to the first position"},
-        "mean(dim=-1)": {"amax(dim=-1)": "a single row decides: take the mean over all rows"},
-        "argmax()": {"argmin()": "this head attends least to the position before"},
         "divmod(share.argmax().item(), maps.shape[1])": {
             "divmod(share.argmax().item(), maps.shape[1])[::-1]": "layer and head are exchanged",
             "divmod(share.argmax().item(), maps.shape[0])": "divided by the number of layers: a layer holds H heads",

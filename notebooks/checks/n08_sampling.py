@@ -26,28 +26,19 @@ sharpened = prediction(
 positions_read = prediction(
     {"without a cache": 5950, "with a cache": 109},
     {
-        "without a cache": {
-            6050: "the first call reads only the prompt, and no call reads the token that it samples",
-            5850: "each call reads one position more: all of the prompt, and all that has been sampled before",
-            4950: "that is the new tokens; each call reads the prompt again as well",
-        },
-        "with a cache": {
-            110: "nothing reads the last token once it is sampled",
-            100: "that is the number of calls, and the first of them reads the whole prompt",
-            99: "the prompt is read too, once",
-        },
+        6050: "the first call reads only the prompt, and no call reads the token that it samples",
+        5850: "without a cache each call reads one position more: all of the prompt, and all sampled before",
+        4950: "that is the new tokens; without a cache each call reads the prompt again as well",
+        110: "nothing reads the last token once it is sampled",
+        100: "that is the number of calls, and the first of them reads the whole prompt",
+        99: "the prompt is read too",
     },
     said="without a cache 10 + 11 + … + 109, with one 10 and then 99 times 1.",
 )
 
-
 beam_widths = prediction(
     {"width 1": -35.4, "width 2": -40.2, "width 4": -30.5},
-    {
-        "width 1": {-29.95: "that is for 40 characters, and 60 are asked for", -69.9: "that is for 120 characters"},
-        "width 2": {-35.4: "that is the log-probability for width 1: pass width=2"},
-        "width 4": {-40.2: "that is the log-probability for width 2: pass width=4"},
-    },
+    {"width 1": {-29.95: "that is for 40 characters, and 60 are asked for", -69.9: "that is for 120 characters"}},
     tolerance=0.02,
     said="width 2 finds a less likely text than greedy decoding, and width 4 a more likely one.",
 )
@@ -78,16 +69,13 @@ WIDE, DEEP, SQUARE = tensors(1, (3, 20), (2, 4, 3), (4, 4))
     mistakes={
         "logits.softmax(dim=-1)": {
             "logits": "p times the largest logit: a logit is not a probability, and it can be negative",
-            "logits.softmax(dim=-1).softmax(dim=-1)": "the softmax is taken twice, which makes tokens nearly alike",
         },
         "p * probabilities.amax(dim=-1, keepdim=True)": {
             "p": "the floor is p itself: it must be lower where even the most likely token is rare",
             "p * probabilities.amax()": "the most likely token of the whole batch sets the floor, not that of each row",
             "p * probabilities.amax(dim=-1)": "the floors do not line up with the rows: `keepdim=True` is missing",
         },
-        "probabilities < floor": {"probabilities <= floor": "a token exactly at the floor is removed"},
         "-torch.inf": {"0.0": "the removed tokens get 0, and exp(0) is 1: they can still be sampled"},
-        "logits.masked_fill": {"probabilities.masked_fill": "probabilities are returned: keep the logits as they came"},
         "": {
             "right(logits, p) > -torch.inf": "this is the mask, and logits are asked for",
             "keep_top_p(logits, p)": "this is top-p, which adds up probabilities: min-p compares with the largest one",

@@ -20,7 +20,6 @@ turned_score = prediction(
     said="two quarter turns apart the vectors point in opposite directions: 3 · 3 · (-1).",
 )
 
-
 other_base = prediction(
     {"base 10,000": 2.57, "base 1,000": 2.23},
     {
@@ -29,7 +28,7 @@ other_base = prediction(
             2.19: "that is inside the trained length; take positions 56 to 63",
             2.78: "that is the loss at the end of the windows; take positions 56 to 63",
         },
-        "base 1,000": {2.57: "that is the loss with base 10,000", 2.36: "that is the loss at the end of the windows"},
+        "base 1,000": {2.36: "that is the loss at the end of the windows; take positions 56 to 63"},
     },
     tolerance=0.03,
     said="with base 1,000 there is no step at position 57.",
@@ -56,12 +55,7 @@ def angles_found(table, T, C):
         "-2 * i / C": {
             "-i / C": "the exponent is -i / C: the factor 2 is missing, so the slow pairs are too fast",
             "2 * i / C": "the exponent has the wrong sign: later pairs must have smaller angles, not larger ones",
-            "0 * i": "all pairs have the same angle: the exponent is missing",
-            "-2 * i // C": "the exponent is rounded down to an integer: use `/`, not `//`",
         },
-        "10_000.0": {"1000.0": "the base is 1000, and the formula says 10000"},
-        "i = torch.arange(C // 2)": {"i = torch.arange(C // 2).flip(0)": "pair 0 must be the fastest, not the last"},
-        "torch.arange(T)": {"torch.arange(1, T + 1)": "positions are counted from 1: the first is position 0"},
         "angles.sin()": {"angles.cos()": "cosines everywhere: even columns hold sines"},
         "angles.cos()": {"angles.sin()": "sines everywhere: odd columns hold cosines"},
         "table[:, 0::2] = angles.sin()\n    table[:, 1::2] = angles.cos()": {

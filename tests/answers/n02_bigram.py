@@ -47,10 +47,6 @@ def by_difference(logits, targets):
     return (largest[:, 0] + (distance - largest).exp().sum(dim=1).log()).mean()
 
 
-def floored(logits, targets):
-    return -(logits.softmax(1)[torch.arange(len(targets)), targets] + 1e-9).log().mean()
-
-
 def by_search(table, now, generator):
     r = torch.rand(len(now), 1, generator=generator)
     return torch.searchsorted(table[now].cumsum(1), r, right=True).squeeze(1).clamp(max=len(table) - 1)
@@ -70,15 +66,6 @@ def by_race(table, now, generator):
     return (table[now] / -torch.rand(len(now), len(table), generator=generator).log()).argmax(dim=1)
 
 
-def by_multinomial(table, now, generator):
-    return torch.multinomial(table[now], 1, generator=generator).squeeze(1)
-
-
-def over_now(table, now, generator):
-    now[:] = by_race(table, now, generator)
-    return now.clone()
-
-
 def by_dictionary(train, val, test, V, amounts):
     counts = Counter(zip(*(train.tolist()[i:] for i in range(3))))
     rows = Counter(zip(train.tolist(), train.tolist()[1:-1]))
@@ -95,13 +82,10 @@ def by_dictionary(train, val, test, V, amounts):
 def by_float64(train, val, test, V, amounts):
     counts = torch.zeros(V, V, V, dtype=torch.float64)
     counts.index_put_((train[:-2], train[1:-1], train[2:]), torch.ones(len(train) - 2).double(), accumulate=True)
-
-    def loss(ids, a):
-        logits = (counts + a).log()[ids[:-2], ids[1:-1]]
-        return F.cross_entropy(logits, ids[2:])
-
-    chosen = amounts[torch.stack([loss(val, a) for a in amounts]).argmin()]
-    return chosen, loss(test, chosen)
+    logits = {a: (counts + a).log() for a in amounts}
+    losses = {a: [F.cross_entropy(logits[a][ids[:-2], ids[1:-1]], ids[2:]) for ids in (val, test)] for a in amounts}
+    chosen = min(amounts, key=lambda a: losses[a][0])
+    return chosen, losses[chosen][1]
 
 
 RIGHT = {
@@ -120,10 +104,11 @@ WRONG = {
     "counted_table": {
         "two mistakes: a pair that occurs often": broken_table,
         "0.5 is added to each pair": {"+ 1\n": "+ 0.5\n"},
+        "a row sums to 6.00": {"counts / counts.sum(dim=1, keepdim=True)": "counts"},
         "a row sums to 0.50": lambda ids, V: by_loop(ids, V) ** 2,
     },
     "steady_loss": {
-        "the loss stops at 20.72": floored,
+        "the loss stops at 20.72": lambda x, y: -(x.softmax(1)[torch.arange(len(y)), y] + 1e-9).log().mean(),
         "cut off from the logits": lambda *given: row_by_row(*given).detach(),
         "but its gradient is not": {"keepdim=True).log()": "keepdim=True).log().detach()"},
         "`F.cross_entropy` is called": F.cross_entropy,
@@ -140,13 +125,13 @@ WRONG = {
     },
     "sampled_tokens": {
         "is sampled, and there are only the tokens": {".sum(dim=1)": ".sum(dim=1) - 1"},
-        "it changes `now` in place": over_now,
+        "it changes `now` in place": {"return (r": "now[:] = 0\n    return (r"},
         "the shape is (12000, 1)": lambda *given: by_race(*given)[:, None],
         "it returns float32": lambda *given: by_race(*given).float(),
         "is sampled too often": lambda table, *given: by_race(table**2, *given),
         "is sampled too seldom": lambda table, *given: by_race(table**0.5, *given),
         "two calls with the same seed differ": lambda table, now, _: by_race(table, now, None),
         "two sizes differ": {"len(now), 1,": "len(now),"},
-        "`torch.multinomial` is called": by_multinomial,
+        "`torch.multinomial` is called": lambda table, now, g: torch.multinomial(table[now], 1, generator=g)[:, 0],
     },
 }

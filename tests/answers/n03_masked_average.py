@@ -66,20 +66,8 @@ RIGHT = {
 }
 
 
-def eight(T):
-    """The future of eight positions, and of no more."""
-    return F.pad(torch.ones(min(T, 8), min(T, 8)).triu(1), (0, max(T - 8, 0)) * 2).bool()
-
-
 def short_memory(x, keep):
     return torch.stack([running_sum(x[max(0, t - 8) : t + 1], keep)[-1] for t in range(len(x))])
-
-
-def squared(x, keep):
-    """Two steps back count as much as three."""
-    steps = (torch.arange(len(x))[:, None] - torch.arange(len(x))).clamp(min=0)
-    weights = (keep ** (steps + (steps > 1))).tril()
-    return weights / weights.sum(dim=1, keepdim=True) @ x
 
 
 WRONG = {
@@ -89,10 +77,11 @@ WRONG = {
         "a row sums to 0.00, and every row must sum to 1; the cases before this one are right": lambda T: F.pad(
             looped_weights(min(T, 8)), (0, T - min(T, 8)) * 2
         ),
+        "columns sum to 1, rows do not": {"dim=1": "dim=0"},
         "row 0 attends to column 1: the future leaks": lambda T: looped_weights(T).flip(0),
     },
     "repaired_weights": {
-        "row 0 attends to column 8": lambda s: s.masked_fill(eight(s.shape[-1]), -torch.inf).softmax(-1),
+        "row 0 attends to column 8": {".triu(1)": ".triu(1) & (torch.arange(T) < 8)"},
         "row 0 attends to column 1": lambda scores: added_mask(scores.mT).mT,
         "wrong where the future has a score of 200": masked_late,
         "must match the size of tensor b (3) at non-singleton dimension 1": {"(T, T,": "(2, 2,"},
@@ -102,11 +91,9 @@ WRONG = {
     "fading_average": {
         "from row 9 on, and right everywhere else; the cases before this one are right": short_memory,
         "in row 1, position 0 counts 0.25 times": {"steps_back.clamp": "(2 * steps_back).clamp"},
-        "in row 2, position 0 counts 0.12 times": squared,
-        "row 0 gives its own position a weight of 0": {
-            "tril()": "tril(-1)",
-            "keepdim=True)": "keepdim=True).clamp(min=1e-9)",
-        },
+        "in row 1, position 0 counts 0.61 times": {"keep ** steps_back.clamp(min=0)": "(-keep * steps_back).exp()"},
+        "in row 2, position 0 counts 0.12 times": {"steps_back.clamp": "(steps_back + (steps_back > 1)).clamp"},
+        "gives its own position a weight of 0": {"tril()": "tril(-1)", "keepdim=True)": "keepdim=True).clamp(1e-9)"},
         "with keep = 1 nothing fades": lambda x, keep: running_sum(x, keep) * (1 + (keep == 1)),
     },
 }

@@ -88,25 +88,10 @@ RIGHT = {
 }
 
 
-def first_window_masked(x, query, key, value):
-    out = F.scaled_dot_product_attention(x @ query, x @ key, x @ value)
-    return torch.cat([fused_head(x, query, key, value)[:1], out[1:]])
-
-
-def blind_to_the_first(x, query, key, value):
-    mask = looped_mask(x.shape[1])
-    mask[-1, 0] = False
-    return F.scaled_dot_product_attention(x @ query, x @ key, x @ value, attn_mask=mask)
-
-
-def with_shape(name, shape):
-    return SHAPES | {name: shape}
-
-
 WRONG = {
     "head_shapes": {
-        "out: (40, 8) has length 2": with_shape("out", (40, 8)),
-        "out: this is a str": with_shape("out", "(4, 10, 8)"),
+        "out: (40, 8) has length 2": SHAPES | {"out": (40, 8)},
+        "out: this is a str": SHAPES | {"out": "(4, 10, 8)"},
         "a dictionary with the entries 'q', 'k.mT', 'scores', 'out' is expected": {"q": (4, 10, 8)},
     },
     "causal_mask": {
@@ -124,11 +109,14 @@ WRONG = {
     "four_maps": {"not scaled: choose one of 'a', 'b', 'c', 'd', not 'e'": LETTERS | {"not scaled": "e"}},
     "one_head": {
         "row 0 attends to column 1: the future leaks": {"-torch.inf": "-2"},
-        "row 0 attends to column 3 in window 1, not in all": first_window_masked,
-        "it does not attend to all of its past": blind_to_the_first,
+        "row 0 attends to column 3 in window 1, not in all": {
+            "(future,": "(future & (torch.arange(len(x)) < 1)[:, None, None],"
+        },
+        "it does not attend to all of its past": {"triu(1)\n": "triu(1)\n    future[-1, 0] = True\n"},
         "window 0 changes when the other windows change": {"weights @ v": "weights @ v.mean(0)"},
         "each must get that one value back": {"weights @ v": "2 * weights @ v + v"},
         "two calls with the same input differ": {"weights @ v": "torch.dropout(weights, 0.5, True) @ v"},
+        "are divided by 0.5 in effect, and not by √D = 2": {"/ D**0.5": "* D**0.5"},
         "are divided by 2.83 in effect, and not by √D = 2": {"/ D**0.5": "/ 8**0.5"},
         "; and softmax over the queries": {"/ D**0.5": "", "dim=-1": "dim=-2"},
         "is one of B, T, C and D taken from the cells above": {"torch.ones(T, T,": "torch.ones(19, 19,"},

@@ -84,20 +84,12 @@ RIGHT = {
     "with_gradient": [by_autograd, by_hand],
     "folded_norm": [by_trying, as_parameters],
 }
-
-
-def in_place(x, norm1, attention, norm2, feed_forward):
-    x += attention(norm1(x))
-    return x + feed_forward(norm2(x))
-
-
 WRONG = {
     "feed_forward_size": {"too large": 5520},
     "layer_norm": {
         "position 0 has the mean 0.25": lambda x, scale, shift, eps: x.softmax(-1) * scale + shift,
-        "position 0 has the variance 0.25": lambda x, scale, shift, eps: (
-            looped_norm(x, scale, shift, eps) / 2 + shift / 2
-        ),
+        "position 0 has the variance 0.25": {"scale * (x": "scale / 2 * (x"},
+        "position 0 has the variance 1.00, expected 0.75": {"variance + eps": "variance.clamp(min=eps)"},
         "two shapes do not broadcast": {"mean(dim=-1, keepdim=True)": "mean(dim=-1)"},
     },
     "repaired_block": {
@@ -105,7 +97,7 @@ WRONG = {
         "the half with attention": {"attention(norm1": "3 * attention(norm1"},
         "the half with the feed-forward": {"feed_forward(norm2": "3 * feed_forward(norm2"},
         "what does the feed-forward read": lambda x, n, a, m, f: x + (one := a(n(x))) + f(m(x + 2 * one)),
-        "changes its input in place": in_place,
+        "changes its input in place": {"x = x + attention": "x += attention"},
     },
     "with_gradient": {"the same in each of 4": lambda layer, numbers: ["down_proj.bias"]},
     "folded_norm": {

@@ -39,20 +39,10 @@ def one_at_a_time(q, k, v, keys, values, length):
     return torch.cat(out, dim=1)
 
 
-def joined(q, k, v, keys, values, length):
-    return fused(q, k, v, keys.clone(), values.clone(), length)
-
-
 def over_the_whole_buffer(q, k, v, keys, values, length):
     fill(keys, values, k, v, length)
     future = torch.arange(keys.shape[1]) > length + torch.arange(q.shape[1])[:, None]
     return (q @ keys.mT / q.shape[-1] ** 0.5).masked_fill(future, -torch.inf).softmax(-1) @ values
-
-
-def forgetful(q, k, v, keys, values, length):
-    mask = torch.ones(q.shape[1], length + q.shape[1], dtype=torch.bool).tril(length)
-    mask[1:, 1] = False
-    return F.scaled_dot_product_attention(q, *fill(keys, values, k, v, length), attn_mask=mask)
 
 
 def half(p, q):
@@ -90,13 +80,13 @@ WRONG = {
         "their logits are changed": {"logits.masked_fill": "(logits - logits[..., :1]).masked_fill"},
     },
     "repaired_cache": {
-        "new position 1 does not attend to index 1": forgetful,
+        "new position 1 does not attend to index 1": {"triu(1 + length)": "triu(1 + length)\n    future[1:, 1] = True"},
         "new position 0 attends to index 1": lambda *given: (
             fused(*given) if given[5] else F.scaled_dot_product_attention(*given[:3])
         ),
         "wrong where unfilled indices hold nan": over_the_whole_buffer,
         "scores and mask are (T, length + T)": {"ones(T, end": "ones(T, T"},
-        "right numbers in `keys`": joined,
+        "right numbers in `keys`": lambda *given: fused(*given[:3], given[3].clone(), given[4].clone(), given[5]),
         "right numbers in `values`": lambda *given: fused(*given[:4], given[4].clone(), given[5]),
     },
     "draft_and_check": {

@@ -53,12 +53,12 @@ RIGHT = {
         lambda D: sorted(range(D), key=lambda channel: (channel % 2, channel)),
     ],
 }
-
 WRONG = {
     "turned_score": {"too large": -18},
     "wave_table": {
         "row 0 is not 0, 1, 0, 1": lambda T, C: looped_waves(T, C).flip(1),
         "sin² + cos² is not 1": {"angles.cos()": "angles.cos() ** 2"},
+        "pair 1 has the angle 0.0316, and": {"10_000.0": "1000.0"},
         "pair 1 has the angle 0.01,": {"-2 * i / C": "-2 * i / (2 * i + 2).clamp(max=C)"},
     },
     "repaired_rotation": {

@@ -87,13 +87,12 @@ WRONG = {
     "blocks_that_fit": {},
     "released_name": {
         "lm_head is in no line of `NAMES`": {' | {"lm_head": "wte"}': ""},
+        "h.1.ln_1.weight is the released name of blocks.1": {"format(i)": "format(int(i or 0) + 1)"},
         "is the released name of blocks.0.norm2": lambda name: chained(name.replace("norm1", "norm2")),
         "h.0.mlp.c_proj.weight is the released name of": lambda name: chained(name.replace("up_proj", "down_proj")),
         "is the released name of position_embedding": lambda name: chained(name.replace("token", "position")),
     },
-    "split_qkv": {
-        "at index 0 of what it returns": lambda w, H: (all_at_once(w, H)[0] / 2, *all_at_once(w, H)[1:]),
-    },
+    "split_qkv": {"at index 0 of what it returns": lambda w, H: (all_at_once(w, H)[0] / 2, *all_at_once(w, H)[1:])},
     "first_difference": {
         "altered_block: 4": Several([looped, 4]),
         "altered_block: 5": Several([looped, 5]),
@@ -107,6 +106,7 @@ WRONG = {
         "the model takes idx (B, T) with T ≤ 3, got (5,)": lambda model, ids, *given: model(ids[:-1]).mean(),
         "T ≤ 3, got (1, 5)": lambda model, ids, *given: model(ids[None, :-1]).mean(),
         "window 3 should read nothing": lambda *given: masked_targets(*given) + token_by_token(*given),
+        "and it reads [0, 1]": {"start + context,": "start + context - 1,"},
         "window 0 should read": {"ids[None, start:end]": "ids[None, start:end].flip(1)"},
         "the windows are right: look": {"total + new.item()": "max(total, new.item())"},
         "wrong for stride = context": {"= 0.0,": "= (stride == context) * 1.0,"},
