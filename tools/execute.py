@@ -206,6 +206,7 @@ def main() -> None:
         sys.exit("There are no notebooks in notebooks/.")
 
     os.environ.pop("MPLBACKEND", None)  # the kernel draws into the notebook
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as tools/setup_cell.py has it
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TRANSFORMERS_OFFLINE="1")
     package = Package()

@@ -3,7 +3,8 @@ import os
 import subprocess
 import sys
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep, so a busy computer slows PyTorch less
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # these models are so small that a second CPU thread slows them down
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # with more, idle threads sleep and leave their core to others
 if "google.colab" in sys.modules and not os.path.isdir("../gptlib"):
     address = os.environ.get("COURSE_ADDRESS", "https://github.com/gpt-course/gpt-course")
     course = os.path.basename(address)
