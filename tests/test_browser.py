@@ -158,10 +158,18 @@ def run_cell(page, i):
 # ---------------------------------------------------------------- what a reader sees
 
 
+def folded_cells_are_folded(page, nb):
+    """A cell that only draws or checks shows one line in place of its code; the others show their code."""
+    code = [i for i, one in enumerate(nb.cells) if one.cell_type == "code"]
+    hidden = [i for i in code if nb.cells[i].metadata.get("jupyter", {}).get("source_hidden")]
+    assert hidden and [i for i in code if cell(page, i).locator(".jp-InputPlaceholder").count()] == hidden
+
+
 def everything_ran(page, nb):
     code = [i for i, one in enumerate(nb.cells) if one.cell_type == "code"]
     prompts = [cell(page, i).locator(".jp-InputPrompt").inner_text().strip() for i in code]
-    assert prompts == [f"[{n}]:" for n in range(1, len(code) + 1)]
+    folded = [bool(nb.cells[i].metadata.get("jupyter", {}).get("source_hidden")) for i in code]  # they show no number
+    assert prompts == ["" if hidden else f"[{n}]:" for n, hidden in enumerate(folded, 1)]
     for i in code:
         if RAISES not in tags(nb.cells[i]):
             assert cell(page, i).locator(FAULTS).all_inner_texts() == [], f"cell {i}: {nb.cells[i].source}"
@@ -218,6 +226,7 @@ def test_a_reader_in_jupyterlab(tmp_path):
                 page.goto(f"{address}/lab/tree/notebooks/{NOTEBOOK.name}?token={token}", wait_until="domcontentloaded")
                 cell(page, len(nb.cells) - 1).wait_for(state="attached")
                 page.wait_for_function(IDLE)
+                folded_cells_are_folded(page, nb)
                 run_all(page)
                 everything_ran(page, nb)
                 pictures_show(page)
