@@ -243,10 +243,11 @@ def test_probabilities_sum_to_one(order, models, split):
 
 
 @pytest.mark.parametrize("order", range(1, 8))
-def test_loss_is_the_mean_over_probabilities(order, models, split):
+def test_losses_are_those_of_the_probabilities_and_loss_is_their_mean(order, models, split):
     ids = split[2][:50]
-    one_by_one = [models[order - 1].probs(ids[:t])[ids[t]].log().item() for t in range(len(ids))]
-    assert models[order - 1].loss(ids) == pytest.approx(-np.mean(one_by_one), abs=1e-12)
+    one_by_one = [-models[order - 1].probs(ids[:t])[ids[t]].log().item() for t in range(len(ids))]
+    assert models[order - 1].losses(ids).tolist() == pytest.approx(one_by_one, abs=1e-12)
+    assert models[order - 1].loss(ids) == pytest.approx(np.mean(one_by_one), abs=1e-12)
 
 
 def test_only_the_last_tokens_of_a_context_count(models):

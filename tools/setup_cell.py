@@ -3,7 +3,7 @@ import os
 import subprocess
 import sys
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # these models are so small that a second CPU thread slows them down
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # models as small as these gain nothing from more
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # with more, idle threads sleep and leave their core to others
 if "google.colab" in sys.modules and not os.path.isdir("../gptlib"):
     address = os.environ.get("COURSE_ADDRESS", "https://github.com/gpt-course/gpt-course")
