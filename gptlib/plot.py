@@ -93,7 +93,7 @@ def _axes(ax: Axes | None, width: float, height: float, frame: bool = False) -> 
 
 
 class Picture:
-    """A figure as a PNG with its alternative text: what a notebook shows, stores and reads aloud."""
+    """A figure as a PNG and its alternative text, of which JupyterLab shows the first line when it is collapsed."""
 
     def __init__(self, figure: Figure, alt: str):
         buffer = io.BytesIO()
@@ -101,10 +101,10 @@ class Picture:
             warnings.filterwarnings("ignore", "Glyph")
             figure.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
         self.png, self.alt = base64.b64encode(buffer.getvalue()).decode(), alt
-        self.size = {"width": round(100 * figure.get_figwidth()), "height": round(100 * figure.get_figheight())}
+        self.meta = dict(zip(("width", "height"), [round(100 * side) for side in figure.get_size_inches()]), alt=alt)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, str], dict[str, Any]]:
-        return {"image/png": self.png, "text/plain": self.alt}, {"image/png": {"alt": self.alt, **self.size}}
+        return {"image/png": self.png, "text/plain": f"Picture:\n{self.alt}"}, {"image/png": self.meta}
 
 
 def show(alt: str) -> None:

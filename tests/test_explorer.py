@@ -203,7 +203,7 @@ def test_the_picture_shows_every_head_of_the_layer(monkeypatch):
     axes = heads(MAPS[1], TOKENS)
     expected = plot.Picture(axes[0].figure, "").png
     plt.close("all")
-    words = "Attention over 6 tokens in layer 1 of 3: one map for each of its 2 heads."
+    words = "Attention over 6 tokens in layer 1 (of 3, counted from 0): one map for each of its 2 heads."
     pixels, alt = image(explored._repr_html_())
     assert alt == words == repr(explored)
     assert (pixels == plt.imread(io.BytesIO(base64.b64decode(expected)), format="png")).all()

@@ -161,6 +161,19 @@ def rule_predict_first(nb):
     return found
 
 
+def rule_hidden_answers(nb):
+    """Of a collapsed output, JupyterLab shows the first line that is not empty: a heading, never the answer."""
+    found = []
+    for n, cell in enumerate(code_cells(nb), 1):
+        hidden = cell.metadata.get("jupyter", {}).get("outputs_hidden")
+        first = cell.outputs[0] if hidden and cell.outputs else {}
+        data = first.get("data", {"text/plain": first.get("text", "")})
+        lines = [line for line in (data.get("text/html") or data.get("text/plain", "")).split("\n") if line]
+        if lines and (len(lines) == 1 or re.search(r"\d\.\d|[\[({<]\S", lines[0])):
+            found.append(f"cell {n} begins with its answer: {lines[0][:40]!r}")
+    return found
+
+
 def rule_no_semicolon(nb):
     return [f"cell {n} ends in ;" for n, cell in enumerate(code_cells(nb), 1) if cell.source.rstrip().endswith(";")]
 
@@ -285,6 +298,11 @@ def add_cells(nb, n):
     nb.cells[6:6] = [nbformat.v4.new_markdown_cell("A paragraph.") for _ in range(n)]
 
 
+def collapse(nb, text):
+    nb.cells[1].metadata["jupyter"] = {"outputs_hidden": True}
+    nb.cells[1].outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
+
+
 def warn(nb):
     output(nb, 3).name = "stderr"
 
@@ -305,6 +323,8 @@ BREAK = [
     ("room_for_the_exercises", lambda nb: add_cells(nb, 90)),
     ("predict_first", lambda nb: nb.cells[6].update(source="## What you built\n**Predict first.** What is 3 + 4?")),
     ("predict_first", lambda nb: nb.cells[0].update(source=nb.cells[0].source + "\n\n*Predict first:* what is 7?")),
+    ("hidden_answers", lambda nb: collapse(nb, "7\n")),
+    ("hidden_answers", lambda nb: collapse(nb, "loss 2.5\nof two\n")),
     ("no_semicolon", lambda nb: nb.cells[1].update(source="draw();\n")),
     ("no_stderr", warn),
     ("no_address", lambda nb: output(nb).data.update({"text/plain": "<Line2D at 0x7f00>"})),

@@ -691,7 +691,7 @@ def test_a_picture_is_a_png_with_its_alternative_text():
     data, metadata = plot.Picture(figure, "Row 3 looks back.")._repr_mimebundle_()
     png = plt.imread(io.BytesIO(base64.b64decode(data["image/png"])), format="png")
     assert png.ndim == 3 and png.std() > 0 and (png[0, 0] == 1).all(), "a white ground, on a dark page too"
-    assert data["text/plain"] == "Row 3 looks back." and metadata["image/png"]["alt"] == "Row 3 looks back."
+    assert data["text/plain"] == "Picture:\nRow 3 looks back." and metadata["image/png"]["alt"] == "Row 3 looks back."
     width, height = (metadata["image/png"][side] for side in ("width", "height"))
     assert (width, height) == tuple(np.round(100 * figure.get_size_inches()))
     assert png.shape[:2] == pytest.approx((1.5 * height, 1.5 * width), abs=2), "more pixels than it is wide on the page"

@@ -84,7 +84,7 @@ class Explorer:
         self.data["weights"] = base64.b64encode(kept.numpy().tobytes()).decode()
         self.data["name"] = hashlib.sha256(json.dumps(self.data).encode()).hexdigest()[:12]
         figure = plot.heads(weights[layer], tokens)[0].figure
-        alt = f"Attention over {T} tokens in layer {layer} of {L}: one map for each of its {H} heads."
+        alt = f"Attention over {T} tokens in layer {layer} (of {L}, counted from 0): one map for each of its {H} heads."
         self.picture = plot.Picture(figure, alt)
         plt.close(figure)
 
@@ -98,7 +98,7 @@ class Explorer:
         # The classes tell MathJax, old and new, that two dollar signs among the tokens are no formula.
         return f"""<div class="tex2jax_ignore mathjax_ignore" data-explorer="{self.data["name"]}">
 <div><p>{self.picture.alt} To explore every layer, run this notebook or trust it.</p>
-<img width="{self.picture.size["width"]}" alt="{self.picture.alt}" src="data:image/png;base64,{self.picture.png}"></div>
+<img width="{self.picture.meta["width"]}" alt="{self.picture.alt}" src="data:image/png;base64,{self.picture.png}"></div>
 <style>{style}</style>
 <script>(() => {{
 {script}
