@@ -121,7 +121,7 @@ def matrix(
     """A matrix (R, N) as colored cells, with its numbers written in when there are at most 100 (or as `numbers` says).
 
     `rows` and `columns` are the names at the ticks. Cells where `blank` (R, N) is true, and cells that are not finite,
-    are light grey. Without `limits` the colors run from -m to m for the largest absolute value m: white is zero.
+    are light gray. Without `limits` the colors run from -m to m for the largest absolute value m: white is zero.
     """
     values = _tensor(values, "R, N", rows, columns)
     (R, N), hidden = values.shape, ~values.isfinite()
@@ -145,7 +145,7 @@ def matrix(
 def attention(weights: Any, tokens: Sequence[str], *, numbers: bool | None = None, ax: Axes | None = None) -> Axes:
     """One attention map: weights (T, T) on a fixed scale, 0 white to 1 dark, one row per query position.
 
-    When no position attends to a later one, the cells above the diagonal count as masked and are light grey.
+    When no position attends to a later one, the cells above the diagonal count as masked and are light gray.
     """
     weights, names = _tensor(weights, "T, T"), [visible(token) for token in tokens]
     later = torch.ones_like(weights, dtype=torch.bool).triu(1)
@@ -219,7 +219,7 @@ def label_ends(ax: Axes, ends: Mapping[str, float], colors: Mapping[str, str] | 
 
 
 def _baselines(baselines: Losses, draw: Any) -> dict[str, float]:
-    """A thin grey line at each finite baseline, drawn by `draw` -> all of them, to be named."""
+    """A thin gray line at each finite baseline, drawn by `draw` -> all of them, to be named."""
     for y in filter(math.isfinite, (baselines or {}).values()):
         draw(y, color=BASELINE, lw=0.8, zorder=0)
     return dict(baselines or {})
@@ -228,7 +228,7 @@ def _baselines(baselines: Losses, draw: Any) -> dict[str, float]:
 def lines(
     series: Mapping, x=None, *, xlabel="", ylabel="", log=False, baselines: Losses = None, colors=SERIES, ax=None
 ) -> Axes:
-    """One line for each of `series`, named at its end; `baselines` are thin grey lines across. `log` scales y."""
+    """One line for each of `series`, named at its end; `baselines` are thin gray lines across. `log` scales y."""
     values = {name: _tensor(y, "N").numpy() for name, y in series.items()}
     if not values:
         raise ValueError("there are no lines to draw: series is empty")
@@ -265,7 +265,7 @@ def loss_curve(history: Any, baselines: Losses = None, *, steps: int | None = No
 
 
 def compare_losses(losses: Mapping[str, float], baselines: Losses = None, *, ax: Axes | None = None) -> Axes:
-    """One point per model, the first on top, its loss beside its name; `baselines` are thin grey lines, named above."""
+    """One point per model, the first on top, its loss beside its name; `baselines` are thin gray lines, named above."""
     if not losses:
         raise ValueError("there are no losses to compare: losses is empty")
     ax = _axes(ax, 7, 1.6 + 0.4 * len(losses) + 0.15 * len(baselines or {}))

@@ -248,13 +248,13 @@ def test_numbers_can_be_read_on_every_shade(number):
         parts = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in color]
         return parts[0] * 0.2126 + parts[1] * 0.7152 + parts[2] * 0.0722
 
-    greys = []
+    grays = []
     for percent in range(101):
         ground = brightness(shade(percent, *(colors[name] for name in ("none", "half", "full"))))
         text = brightness(shade(0, *[colors["on-more" if percent > 61 else "on-less"]] * 3))
         assert (max(ground, text) + 0.05) / (min(ground, text) + 0.05) >= 4.5, percent
-        greys.append(ground)
-    assert (np.diff(greys) * (1 if number else -1) > 0).all(), "more weight stands out more, step by step"
+        grays.append(ground)
+    assert (np.diff(grays) * (1 if number else -1) > 0).all(), "more weight stands out more, step by step"
 
 
 # --- in a browser -------------------------------------------------------------------------------------------------
@@ -351,9 +351,9 @@ def test_the_shade_of_a_cell_is_that_of_its_weight(opened, number):
 def test_masked_cells_are_light_grey_and_weights_of_zero_are_not(opened):
     tab = opened(page(torch.eye(3), TOKENS[:3]))
     tab.locator("button").nth(1).hover()
-    white, full, grey = [255, 255, 255], shade(100, *[to_hex(plot.ATTENTION(w)) for w in (0.0, 0.5, 1.0)]), [217] * 3
+    white, full, gray = [255, 255, 255], shade(100, *[to_hex(plot.ATTENTION(w)) for w in (0.0, 0.5, 1.0)]), [217] * 3
     for cells in (tab.locator("label .cell"), tab.locator("button")):
-        np.testing.assert_allclose(styles(cells, "backgroundColor"), [white, full, grey], atol=1)
+        np.testing.assert_allclose(styles(cells, "backgroundColor"), [white, full, gray], atol=1)
 
 
 def test_maps_that_are_not_causal_are_shown_whole(opened):

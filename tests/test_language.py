@@ -58,6 +58,7 @@ WORDS = {
     r"(nats?|bits?|bytes?|tokens?|rows?|norms?|numbers?|ids?|scores?|characters|seconds|steps|weights|heads?|vectors?)"
     r" an? (character|token|layer|head|position|step|second|word|row|channel|byte|model|batch|pair|letter)": "per",
     r"\w*(colour|neighbour|behaviour|favour|labour|flavour|honour)\w*": "American spelling: -or",
+    r"greys?": "American spelling: gray",
     r"\w*(normal|initial|memor|general|regular|optim|token|quant|summar|visual|recogn|minim|maxim|special)"
     r"is(e|es|ed|ing|ation|er|ers)": "American spelling: -ize",
 }

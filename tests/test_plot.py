@@ -41,7 +41,7 @@ ODD = [
     "שלום",
 ]
 BASELINES = {"uniform": 4.17, "counted bigram": 2.48}
-MASKED, QUERY, KEY, VALUE, GREY = "#d9d9d9", "#0072b2", "#d55e00", "#009e73", "#767676"
+MASKED, QUERY, KEY, VALUE, GRAY = "#d9d9d9", "#0072b2", "#d55e00", "#009e73", "#767676"
 
 
 def random(*shape, seed=0):
@@ -336,8 +336,8 @@ def test_blank_cells_and_cells_that_are_not_finite_are_light_grey_and_have_no_nu
     blank = torch.tensor([[False, False, False], [False, True, False]])
     for cmap in (plot.SIGNED, plot.PROBABILITY, "viridis"):
         ax = plot.matrix(values, cmap=cmap, blank=blank)
-        grey = cell_colors(ax.images[0]) == MASKED
-        assert grey.tolist() == [[False, True, False], [True, True, False]]
+        gray = cell_colors(ax.images[0]) == MASKED
+        assert gray.tolist() == [[False, True, False], [True, True, False]]
         assert {text.get_position() for text in ax.texts} == {(0, 0), (2, 0), (2, 1)}
         assert ax.images[0].get_clim() == (-3, 3), "a hidden cell stretches no scale"
 
@@ -472,7 +472,7 @@ def test_lines_are_named_at_their_ends_in_their_colors():
         assert label_heights(ax)[name] == pytest.approx(float(y[-1]), abs=0.1)
     (baseline,) = (line for line in ax.lines if line not in curves)
     assert list(baseline.get_ydata()) == [7, 7] and list(baseline.get_xdata()) == [0, 1], "across"
-    assert to_hex(baseline.get_color()) == color_of(ax, "even") == GREY and baseline.get_linewidth() < 1
+    assert to_hex(baseline.get_color()) == color_of(ax, "even") == GRAY and baseline.get_linewidth() < 1
     assert label_heights(ax)["even"] == pytest.approx(7, abs=0.1)
     assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()) == ("depth", "size", "linear")
     assert all(text.get_window_extent().x0 > ax.get_window_extent().x1 for text in ax.texts), "right of the curves"
@@ -526,7 +526,7 @@ def test_an_infinite_baseline_is_left_out_and_said_to_be_infinite(call):
     assert len(ax.lines) == len(plain.lines) and ax.get_ylim() == plain.get_ylim()
     heights = label_heights(ax)
     assert {"bigram", "unigram (infinite)", "lost (undefined)"} < set(heights)
-    assert heights["unigram (infinite)"] > heights["bigram"] and color_of(ax, "unigram (infinite)") == GREY
+    assert heights["unigram (infinite)"] > heights["bigram"] and color_of(ax, "unigram (infinite)") == GRAY
     assert heights["bigram"] == pytest.approx(2.5, abs=0.1)
 
 
@@ -541,9 +541,9 @@ def test_a_loss_curve_stands_over_its_baselines():
     heights = label_heights(ax)
     assert heights == pytest.approx({"training": 3.1, "validation": 3.0, **BASELINES}, abs=0.1)
     assert color_of(ax, "training") == to_hex(plot.TRAIN) and color_of(ax, "validation") == to_hex(plot.VAL)
-    assert color_of(ax, "uniform") == color_of(ax, "counted bigram") == GREY
+    assert color_of(ax, "uniform") == color_of(ax, "counted bigram") == GRAY
     lines = {(to_hex(line.get_color()), tuple(line.get_ydata())): line for line in ax.lines}
-    assert {y for color, y in lines if color == GREY} == {(4.17, 4.17), (2.48, 2.48)}
+    assert {y for color, y in lines if color == GRAY} == {(4.17, 4.17), (2.48, 2.48)}
     assert list(lines[to_hex(plot.TRAIN), tuple(HISTORY.train)].get_xdata()) == [0, 1, 2, 3]
     dots = lines[to_hex(plot.VAL), (4.17, 3.0)]
     assert list(dots.get_xdata()) == [0, 4] and dots.get_linestyle() == "None" and dots.get_marker() == "o"
@@ -584,13 +584,13 @@ def test_losses_are_compared_the_first_on_top():
         1.53: "5-gram",
         4.17: "uniform",
     }
-    grey = [line for line in ax.lines if line is not points]
-    assert sorted(line.get_xdata()[0] for line in grey) == [1.52, 1.53, 4.17]
-    assert all(list(line.get_ydata()) == [0, 1] and to_hex(line.get_color()) == GREY for line in grey), (
+    gray = [line for line in ax.lines if line is not points]
+    assert sorted(line.get_xdata()[0] for line in gray) == [1.52, 1.53, 4.17]
+    assert all(list(line.get_ydata()) == [0, 1] and to_hex(line.get_color()) == GRAY for line in gray), (
         "from edge to edge"
     )
     labels = top.get_xticklabels()
-    assert {to_hex(label.get_color()) for label in labels} == {GREY} and {label.get_size() for label in labels} == {9}
+    assert {to_hex(label.get_color()) for label in labels} == {GRAY} and {label.get_size() for label in labels} == {9}
     for tick in top.xaxis.get_major_ticks():
         name, line = tick.label2.get_window_extent(), ax.transData.transform((tick.get_loc(), 0))[0]
         assert abs(name.x0 - line) < 2, "beside its line, and two spaces away"
