@@ -83,7 +83,6 @@ FAULTS = {
         "if self.causal and T > 1 and not square:": {
             "if False:": "no mask when several tokens follow a cache",
         },
-        "square = self.causal and mask is None and": {"square = self.causal and": "a mask beside the kernel's own"},
         "masked_fill(~mask, -torch.inf)": {"masked_fill(mask, -torch.inf)": "mask the wrong way round in the weights"},
         "attend(q, k, v, mask)": {"attend(q, k, v)": "mask of the caller ignored"},
         "self.dropout * self.training": {"self.dropout": "dropout on attention weights in evaluation"},

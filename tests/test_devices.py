@@ -21,6 +21,7 @@ SIZES = {  # by the names that the pages give to the arguments of their classes
     "middle": nn.Identity(), "attention": nn.Identity(),
 }  # fmt: skip
 INPUTS = {"idx": torch.zeros(2, T, dtype=torch.long, device="meta"), "x": torch.zeros(2, T, C, device="meta")}
+INPUTS |= {"memory": torch.zeros(2, T + 1, C, device="meta")}
 INPUTS |= {"contexts": INPUTS["idx"][:, :2], **dict.fromkeys("qkv", torch.zeros(2, 2, T, C // 2, device="meta"))}
 
 
