@@ -145,10 +145,14 @@ def test_the_encoder_alone_is_that_of_the_pair(model):
 def test_dropout_while_training_only():
     model = EncoderDecoder(EncoderDecoderConfig(V, CONTEXT, 2, 3, C, dropout=0.5))
     assert not torch.equal(model(SOURCE, TARGET), model(SOURCE, TARGET))
-    translate(model, SOURCE, 3), beam_search(model, SOURCE[:1], 3, 2)
+    stir(model)
+    found = translate(model, SOURCE, 6), beam_search(model, SOURCE[:1], 6, 3)
     assert model.training, "the mode is what it was"
     model.eval()
+    assert torch.equal(found[0], translate(model, SOURCE, 6)) and found[1] == beam_search(model, SOURCE[:1], 6, 3)
     assert torch.equal(model(SOURCE, TARGET), model(SOURCE, TARGET))
+    model.train().encoder.blocks = nn.ModuleList()
+    assert not torch.equal(model.encode(SOURCE), model.encode(SOURCE)), "on the embeddings too"
 
 
 def test_padding():
