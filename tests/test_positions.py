@@ -271,7 +271,7 @@ def test_the_probe_sees_the_weights_that_are_used():
     with probe.attention(model) as maps:
         model(idx)
     hook.remove()
-    (_, _, v), output = passed[0]
+    (_, _, v, _), output = passed[0]
     torch.testing.assert_close(maps[0] @ v, output)
     assert isinstance(core, Attend)
 
