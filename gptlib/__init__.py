@@ -3,7 +3,7 @@
 text to batches → bigram → attention → blocks → GPT; then training, sampling, and looking inside.
 """
 
-from gptlib import checkpoint, data, gpt2, live, ngram, plot, positions, pretrained, probe, training
+from gptlib import checkpoint, data, encoder_decoder, gpt2, live, ngram, plot, positions, pretrained, probe, training
 from gptlib.data import get_batch, load_text, train_val_split
 from gptlib.tokenizers import CharTokenizer, WordTokenizer
 from gptlib.bpe import BPETokenizer

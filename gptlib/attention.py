@@ -3,8 +3,6 @@
 B batch · T positions · S positions attended to · C channels (n_embd) · H heads · D channels per head (C = H * D)
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,14 +20,16 @@ def causal_mask(T: int, S: int, device: torch.device | None = None) -> Tensor:
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
 
 
-def attention_weights(q: Tensor, k: Tensor, causal: bool = True) -> Tensor:
-    """softmax(q kᵀ / √D), with the future masked when `causal` (Vaswani et al. 2017, equation 1).
+def attention_weights(q: Tensor, k: Tensor, causal: bool = True, mask: Tensor | None = None) -> Tensor:
+    """softmax(q kᵀ / √D), 0 for the future when `causal` and where `mask` is false (Vaswani et al. 2017, equation 1).
 
     q (..., T, D), k (..., S, D) -> (..., T, S); rows sum to 1. The queries belong to the last T of S positions.
     """
-    scores = q @ k.mT / math.sqrt(q.shape[-1])  # (..., T, S)
+    scores = q @ k.mT / q.shape[-1] ** 0.5  # (..., T, S)
     if causal:
-        scores = scores.masked_fill(~causal_mask(q.shape[-2], k.shape[-2], q.device), -torch.inf)
+        mask = causal_mask(q.shape[-2], k.shape[-2], q.device) & (True if mask is None else mask)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
     return scores.softmax(dim=-1)
 
 
@@ -38,15 +38,15 @@ class Attend(nn.Module):
 
     def __init__(self, causal: bool = True, dropout: float = 0.0):
         super().__init__()
-        self.causal = causal
-        self.dropout = dropout
+        self.causal, self.dropout = causal, dropout
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q (..., T, D), k and v (..., S, D) -> (..., T, D)"""
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """q (..., T, D), k and v (..., S, D), mask (..., T, S) true where a query may attend -> (..., T, D)"""
         T, S = q.shape[-2], k.shape[-2]
-        mask = causal_mask(T, S, q.device) if self.causal and 1 < T < S else None  # a single last query needs none
-        dropout = self.dropout * self.training
-        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=self.causal and T == S)
+        square = self.causal and mask is None and T == S  # the kernel makes this mask itself
+        if self.causal and T > 1 and not square:  # a single query, the last one, attends to everything before it
+            mask = causal_mask(T, S, q.device) & (True if mask is None else mask)
+        return F.scaled_dot_product_attention(q, k, v, mask, self.dropout * self.training, is_causal=square)
 
 
 class KVCache:
@@ -64,8 +64,7 @@ class KVCache:
             raise ValueError(f"keys {tuple(k.shape)} do not fit a cache {tuple(self.keys.shape)} of length {start}")
         if k.requires_grad:
             raise ValueError("a cache stores no gradients: call the model under torch.no_grad(), or without a cache")
-        self.keys[..., start:end, :] = k
-        self.values[..., start:end, :] = v
+        self.keys[..., start:end, :], self.values[..., start:end, :] = k, v
         self.length = end
         return self.keys[..., :end, :], self.values[..., :end, :]
 
@@ -125,17 +124,17 @@ class MultiHeadAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, x: Tensor, context: Tensor | None = None, *, rotation: Rotation | None = None,
-        cache: KVCache | None = None,
+        self, x: Tensor, context: Tensor | None = None, *, mask: Tensor | None = None,
+        rotation: Rotation | None = None, cache: KVCache | None = None,
     ) -> Tensor:  # fmt: skip
-        """x (B, T, C) -> (B, T, C); cross-attention where a `context` (B, S, C) is given."""
+        """x (B, T, C), mask (B, 1, 1 or T, S) -> (B, T, C); cross-attention where a `context` (B, S, C) is given."""
         q, k, v = self.project(x, context)  # (B, T, C), (B, S, C), (B, S, C); S = T without a context
         q, k, v = (split_heads(part, self.n_head) for part in (q, k, v))  # each (B, H, ..., D)
         if rotation is not None:
             q, k = rotate(q, *rotation), rotate(k, *rotation)
         if cache is not None:
             k, v = cache.append(k, v)  # each (B, H, S, D)
-        heads = self.attend(q, k, v)  # (B, H, T, D)
+        heads = self.attend(q, k, v, mask)  # (B, H, T, D)
         return self.dropout(self.out_proj(merge_heads(heads)))  # (B, T, C)
 
     def project(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:

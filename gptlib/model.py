@@ -84,16 +84,7 @@ class GPT(nn.Module):
         self.final_norm = nn.LayerNorm(c.n_embd)
         self.lm_head = Linear(c.n_embd, c.vocab_size, bias=False)
         self.lm_head.weight = self.token_embedding.weight  # tied: Press & Wolf 2017
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """GPT-2's: std 0.02, zero biases; 1 / √(2 n_layer) of it in the 2 n_layer additions to the residual stream."""
-        for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
-            elif parameter.ndim == 2:
-                residual = name.endswith(("out_proj.weight", "down_proj.weight"))
-                nn.init.normal_(parameter, std=0.02 / (2 * self.config.n_layer) ** 0.5 if residual else 0.02)
+        init_weights(self, c.n_layer)
 
     def make_cache(self, batch_size: int, length: int | None = None) -> list[KVCache]:
         """An empty cache per layer for `batch_size` sequences of up to `length` positions (the context by default)."""
@@ -121,6 +112,16 @@ class GPT(nn.Module):
         for layer, block in enumerate(self.blocks):
             x = block(x, turn, cache[layer] if cache else None)  # (B, T, C)
         return self.lm_head(self.final_norm(x))  # (B, T, V)
+
+
+def init_weights(model: nn.Module, n_layer: int) -> None:
+    """GPT-2's: std 0.02, zero biases; 1 / √(2 n_layer) of it in the 2 n_layer additions to the residual stream."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif parameter.ndim == 2:
+            residual = name.endswith(("out_proj.weight", "down_proj.weight"))
+            nn.init.normal_(parameter, std=0.02 / (2 * n_layer) ** 0.5 if residual else 0.02)
 
 
 def check_ids(idx: Tensor, start: int, config: GPTConfig) -> None:

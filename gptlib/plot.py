@@ -142,15 +142,15 @@ def matrix(
     return ax
 
 
-def attention(weights: Any, tokens: Sequence[str], *, numbers: bool | None = None, ax: Axes | None = None) -> Axes:
-    """One attention map: weights (T, T) on a fixed scale, 0 white to 1 dark, one row per query position.
+def attention(weights: Any, tokens: Sequence[str], columns: Sequence[str] | None = None, *, numbers=None, ax=None):
+    """One attention map: weights (T, T), or (T, S) with key positions named by `columns`; 0 is white, 1 is dark.
 
-    When no position attends to a later one, the cells above the diagonal count as masked and are light grey.
+    Without `columns`, if no position attends to a later one, the cells above the diagonal count as masked: light grey.
     """
-    weights, names = _tensor(weights, "T, T"), [visible(token) for token in tokens]
-    later = torch.ones_like(weights, dtype=torch.bool).triu(1)
-    blank = later if not weights[later].any() else None
-    panel = matrix(weights, names, names, cmap=ATTENTION, limits=(0, 1), blank=blank, numbers=numbers, ax=ax)
+    later = torch.ones_like(weights := _tensor(weights, f"T, {'S' if columns else 'T'}"), dtype=torch.bool).triu(1)
+    blank = later if not (columns or weights[later].any()) else None
+    names, keys = ([visible(token) for token in side] for side in (tokens, columns or tokens))
+    panel = matrix(weights, names, keys, cmap=ATTENTION, limits=(0, 1), blank=blank, numbers=numbers, ax=ax)
     panel.set(xlabel="key position", ylabel="query position")
     if ax is None:
         panel.figure.colorbar(panel.images[0], shrink=0.5, label="attention weight", ticks=[0, 0.5, 1])

@@ -13,20 +13,22 @@ from gptlib.attention import Attend, attention_weights
 
 
 @contextmanager
-def attention(model: nn.Module) -> Iterator[list[Tensor]]:
+def attention(model: nn.Module, name: str = "") -> Iterator[list[Tensor]]:
     """Record the attention weights of every layer during the latest forward pass of `model`.
 
     Yields a list that the forward pass fills: one tensor (B, H, T, T) per layer, first layer first; (B, T, T) for a
     single `Head`; (B, H, T, S + T) after a cache of S positions. They are computed from the queries and keys, without
-    dropout. Raises ValueError when the model has no attention.
+    dropout. Only layers with `name` in their name in the model, such as "cross_attention". ValueError if there is none.
 
         with probe.attention(model) as maps:
             model(idx)
         maps[0]  # (B, H, T, T)
     """
-    with _recording(
-        model, Attend, lambda core, qkv, out: attention_weights(qkv[0].detach(), qkv[1].detach(), core.causal)
-    ) as maps:
+
+    def weights(core: Attend, inputs: tuple, out: Tensor) -> Tensor:
+        return attention_weights(inputs[0].detach(), inputs[1].detach(), core.causal, *inputs[3:])
+
+    with _recording(model, Attend, weights, name) as maps:
         yield maps
 
 
@@ -62,18 +64,20 @@ def patch(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[Non
 
 
 @contextmanager
-def _recording(model: nn.Module, kind: type[nn.Module], value: Callable) -> Iterator[list[Tensor]]:
-    modules = [module for module in model.modules() if isinstance(module, kind)]
+def _recording(model: nn.Module, kind: type[nn.Module], value: Callable, part: str = "") -> Iterator[list[Tensor]]:
+    modules = [module for name, module in model.named_modules() if isinstance(module, kind) and part in name]
     if not modules:
-        raise ValueError(f"{type(model).__name__} contains no {kind.__name__} to record")
+        raise ValueError(
+            f"{type(model).__name__} contains no {kind.__name__} to record" + f" in any {part!r}" * bool(part)
+        )
     found: list[Tensor] = []
 
-    def hook(module: nn.Module, inputs: tuple, out: Tensor) -> None:
+    def hook(module: nn.Module, inputs: tuple, named: dict, out: Tensor) -> None:
         if module is modules[0]:
             found.clear()
-        found.append(value(module, inputs, out))
+        found.append(value(module, (*inputs, *named.values()), out))
 
-    hooks = [module.register_forward_hook(hook) for module in modules]
+    hooks = [module.register_forward_hook(hook, with_kwargs=True) for module in modules]
     try:
         with _eager():
             yield found

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from gptlib.model import GPT, GPTConfig
 
@@ -31,6 +33,16 @@ def model() -> GPT:
 @pytest.fixture
 def idx() -> torch.Tensor:
     return torch.randint(SMALL.vocab_size, (4, SMALL.context_length))
+
+
+class OneDevice(TorchDispatchMode):
+    """Raises RuntimeError for an operation on several devices, as a GPU would; PyTorch lets meta pass some."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        found = {x.device.type for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.ndim}
+        if len(found) > 1 and "copy" not in str(operation):
+            raise RuntimeError(f"{operation} mixes {found}")
+        return operation(*args, **(kwargs or {}))
 
 
 @contextmanager

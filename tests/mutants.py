@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # The tests of a module are its doctests, tests/test_<module>.py, and those of these modules.
 MORE_TESTS = {
-    "attention": ["cache", "model", "positions", "probe"],
+    "attention": ["cache", "encoder_decoder", "model", "positions", "probe"],
     "bpe": ["tokenizers"],
     "gpt2": ["pretrained"],
     "model": ["cache"],
@@ -70,21 +70,26 @@ FAULTS = {
             ".tril(S - T - 1)": "mask one position too early",
             ".tril()": "mask ignores cached positions",
         },
-        " / math.sqrt(q.shape[-1])": {
+        " / q.shape[-1] ** 0.5": {
             "": "scale left out of the weights",
             " / q.shape[-1]": "scale by D, not by its root, in the weights",
         },
         "scores.softmax(dim=-1)": {"scores.softmax(dim=-2)": "softmax over the queries"},
         "    if causal:\n": {"    if False:\n": "no mask in the weights"},
-        "is_causal=self.causal and T == S)": {
+        "is_causal=square)": {
             "is_causal=False)": "no mask in the kernel",
-            "is_causal=self.causal and T == S, scale=1.0)": "scale left out of the kernel",
+            "is_causal=square, scale=1.0)": "scale left out of the kernel",
         },
-        "if self.causal and 1 < T < S else None": {
-            "if False else None": "no mask when several tokens follow a cache",
+        "if self.causal and T > 1 and not square:": {
+            "if False:": "no mask when several tokens follow a cache",
         },
+        "square = self.causal and mask is None and": {"square = self.causal and": "a mask beside the kernel's own"},
+        "masked_fill(~mask, -torch.inf)": {"masked_fill(mask, -torch.inf)": "mask the wrong way round in the weights"},
+        "attend(q, k, v, mask)": {"attend(q, k, v)": "mask of the caller ignored"},
         "self.dropout * self.training": {"self.dropout": "dropout on attention weights in evaluation"},
-        "self.values[..., start:end, :] = v": {"self.values[..., start:end, :] = k": "cache stores keys as values"},
+        "self.values[..., start:end, :] = k, v": {
+            "self.values[..., start:end, :] = k, k": "cache stores keys as values",
+        },
         "self.length = end": {"self.length = start + 1": "cache advances by one position for every call"},
         "x.unflatten(-1, (n_head, -1)).transpose(-3, -2)": {
             "x.reshape(*x.shape[:-2], n_head, x.shape[-2], -1)": "heads split without the transpose",
@@ -138,6 +143,31 @@ FAULTS = {
         "layer.length = 0": {"pass": "stale cache when the window slides"},
         "new = new.masked_fill(done, stop)": {"pass": "finished rows go on after the stop token"},
     },
+    "encoder_decoder.py": {
+        "self.norm1(x), mask=mask)": {"self.norm1(x))": "padding of the source attended to by the encoder"},
+        "self.norm2(x), memory, mask=mask)": {
+            "self.norm2(x), memory)": "padding of the source attended to by the decoder",
+            "self.norm2(x), mask=mask)": "no cross-attention",
+        },
+        "self.self_attention = MultiHeadAttention(n_embd, n_head, dropout)": {
+            "self.self_attention = MultiHeadAttention(n_embd, n_head, dropout, causal=False)": "decoder without mask",
+        },
+        "x = x + self.self_attention(self.norm1(x))\n": {
+            "x = self.self_attention(self.norm1(x))\n": "no skip connection"
+        },
+        "self.feed_forward(self.norm3(x))": {"self.feed_forward(self.norm2(x))": "norm of another sublayer"},
+        "return self.final_norm(x)": {"return x": "no norm after the blocks"},
+        "Decoder(config, self.encoder.token_embedding)": {"Decoder(config)": "two token embeddings"},
+        "(ids, padding_mask(ids, self.config.pad))": {"(ids, padding_mask(ids))": "id of padding ignored"},
+        " and not mask.any(dim=1).all()": {" and False": "a source without a token accepted"},
+        "[model.config.pad, model.config.start]] = -torch.inf": {
+            "[model.config.pad, model.config.start]] += 0": "padding and start may be chosen",
+        },
+        "log_probs[done, model.config.pad] = 0.0": {"log_probs[done, 2] = 0.0": "end repeated after the end"},
+        "[:, -1].log_softmax(dim=-1)": {"[:, -1]": "beams scored by logits"},
+        "(scores[:, None] + log_probs)": {"log_probs": "beams scored by their last token"},
+        "target[row], token": {"target[: len(row)], token": "beams lose their beginnings"},
+    },
     "training.py": {
         "ids[1 : n + 1].view": {"ids[:n].view": "targets not shifted in evaluation"},
         "learning_rate * (step + 1) / warmup_steps": {"learning_rate * step / warmup_steps": "warm-up one step late"},
@@ -165,7 +195,10 @@ FAULTS = {
     "probe.py": {
         "one.remove()": {"pass": "hooks of a recording stay on the model"},
         "hook.remove()": {"pass": "patch stays on the model"},
-        "qkv[1].detach(), core.causal": {"qkv[1].detach(), False": "recorded attention weights without the mask"},
+        "inputs[1].detach(), core.causal": {"inputs[1].detach(), False": "recorded attention weights without the mask"},
+        ", *inputs[3:]": {"": "recorded attention weights without the padding mask"},
+        "(*inputs, *named.values())": {"inputs": "a mask given by name not recorded"},
+        " and part in name]": {"]": "layers recorded whatever their name"},
     },
     "pretrained.py": {
         "return tensor.mT if gpt2.transposed(name) else tensor": {

@@ -181,6 +181,63 @@ def test_cross_attention_is_pytorchs(S):
     torch.testing.assert_close(ours(x, x), ours(x))
 
 
+# --- a mask of the caller -----------------------------------------------------------------------------------------
+
+
+def padded(*lengths):
+    """A padding mask (B, 1, 1, S) of sources with these lengths."""
+    return torch.tensor([[s < length for s in range(max(lengths))] for length in lengths])[:, None, None]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("cross", [True, False])
+def test_a_padding_mask_is_pytorchs(causal, cross):
+    if causal and cross:
+        return
+    ours, theirs = MultiHeadAttention(12, 3, causal=causal), nn.MultiheadAttention(12, 3, batch_first=True)
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": ours.qkv_proj.weight, "in_proj_bias": ours.qkv_proj.bias,
+            "out_proj.weight": ours.out_proj.weight, "out_proj.bias": ours.out_proj.bias,
+        }
+    )  # fmt: skip
+    x, mask = torch.randn(3, 5, 12), padded(5, 2, 4) if not cross else padded(7, 1, 4)
+    context = torch.randn(3, 7, 12) if cross else x
+    blocked = torch.ones(5, 5, dtype=torch.bool).triu(1) if causal else None
+    expected, _ = theirs(x, context, context, key_padding_mask=~mask[:, 0, 0], attn_mask=blocked, need_weights=False)
+    found = ours(x, context if cross else None, mask=mask)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("T, S", [(1, 1), (1, 4), (4, 4), (2, 5), (3, 2)])
+def test_the_core_and_the_weights_keep_to_the_same_mask(T, S, causal):
+    if causal and T > S:
+        return
+    q, k, v = (torch.randn(2, 3, n, 4, dtype=torch.float64) for n in (T, S, S))
+    mask = torch.rand(2, 1, T, S) < 0.5
+    mask[..., 0] = True
+    weights = attention_weights(q, k, causal, mask)
+    for b, h, t in [(b, h, t) for b in range(2) for h in range(3) for t in range(T)]:
+        seen = [s for s in range(S) if mask[b, 0, t, s] and (s <= S - T + t or not causal)]
+        powers = {s: math.exp(q[b, h, t] @ k[b, h, s] / 2) for s in seen}
+        expected = [powers.get(s, 0) / sum(powers.values()) for s in range(S)]
+        torch.testing.assert_close(weights[b, h, t], torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(Attend(causal)(q, k, v, mask), weights @ v)
+
+
+def test_what_is_masked_changes_nothing():
+    layer, x, mask = MultiHeadAttention(12, 3, causal=False), torch.randn(2, 6, 12), padded(6, 4)
+    before, changed = layer(x, mask=mask), x.clone()
+    changed[1, 4:] = 100.0
+    after = layer(changed, mask=mask)
+    assert torch.equal(after[0], before[0])
+    torch.testing.assert_close(after[1, :4], before[1, :4], rtol=0, atol=1e-6)
+    assert not torch.allclose(layer(changed)[1, :4], layer(x)[1, :4], atol=1e-3)
+
+
 def test_a_causal_layer_refuses_a_context():
     with pytest.raises(ValueError, match="causal=False"):
         MultiHeadAttention(12, 3)(torch.randn(1, 4, 12), torch.randn(1, 5, 12))

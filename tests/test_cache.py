@@ -101,7 +101,7 @@ def test_logits_are_gpt2s_with_its_own_cache(model, idx):
 
 def test_what_is_kept_is_the_keys_and_values(model, idx):
     cache, passed = model.make_cache(4), []
-    hooks = [block.attention.attend.register_forward_hook(lambda core, qkv, out: passed.append(qkv[1:]))
+    hooks = [block.attention.attend.register_forward_hook(lambda core, qkv, out: passed.append(qkv[1:3]))
              for block in model.blocks]  # fmt: skip
     model(idx)
     for hook in hooks:

@@ -10,9 +10,8 @@ import pytest
 import torch
 from test_notebooks import NOTEBOOKS, RAISES, code_cells, load, tags
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from conftest import OneDevice
 from gptlib import GPTConfig
 
 V, T, C = 11, 4, 8
@@ -44,16 +43,6 @@ def modules(path):
         if isinstance(node, ast.ClassDef) and names & {ast.unparse(base) for base in node.bases}:
             names.add(node.name)
     return sorted(names - {"nn.Module"})
-
-
-class OneDevice(TorchDispatchMode):
-    """Raises RuntimeError for an operation on several devices, as a GPU would; PyTorch lets meta pass some."""
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        found = {x.device.type for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.ndim}
-        if len(found) > 1 and "copy" not in str(operation):
-            raise RuntimeError(f"{operation} mixes {found}")
-        return operation(*args, **(kwargs or {}))
 
 
 def run_elsewhere(module):

@@ -397,6 +397,20 @@ def test_a_weight_of_zero_is_white_and_a_masked_one_grey():
     assert cell_colors(plot.attention(weights, "abc").images[0])[1].tolist() == ["#ffffff", "#2d1160", MASKED]
 
 
+def test_a_map_of_cross_attention_has_tokens_on_both_axes_and_no_masked_cell():
+    weights = torch.eye(3, 5)
+    ax = plot.attention(weights, "ab ", TOKENS)
+    np.testing.assert_allclose(ax.images[0].get_array(), weights)
+    assert ticks(ax.yaxis) == {0: "a", 1: "b", 2: "␣"} and ticks(ax.xaxis) == dict(enumerate(SHOWN))
+    assert not (cell_colors(ax.images[0]) == MASKED).any() and ax.images[0].get_clim() == (0, 1)
+    assert not (cell_colors(plot.attention(torch.eye(3), "abc", "def").images[0]) == MASKED).any()
+    drawn(ax.figure)
+    with pytest.raises(ValueError, match="5 names for S = 4|5 names for N = 4"):
+        plot.attention(torch.eye(3, 4), "abc", TOKENS)
+    with pytest.raises(ValueError, match=r"\(T, S\), not \(1, 3, 5\)"):
+        plot.attention(weights[None], "abc", TOKENS)
+
+
 def test_attention_to_later_positions_has_no_masked_cell():
     weights = torch.eye(5)
     weights[0] = torch.tensor([0.999, 0, 0, 0, 0.001])

@@ -7,6 +7,7 @@ from torch import nn
 from conftest import SMALL, copy_into_gpt2
 from gptlib import probe
 from gptlib.attention import Attend, Head, MultiHeadAttention
+from gptlib.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from gptlib.model import Block
 
 
@@ -87,6 +88,38 @@ def test_dropout_is_not_part_of_the_weights():
     with probe.attention(core) as maps:
         core(x, x, x)
     torch.testing.assert_close(maps[0].sum(-1), torch.ones(1, 5))
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_mask_of_the_caller_is_part_of_the_weights(by_name):
+    core, x = Attend(causal=False), torch.randn(1, 5, 4)
+    mask = torch.tensor([True, False, True, True, False])
+    with probe.attention(core) as maps:
+        out = core(x, x, x, mask=mask) if by_name else core(x, x, x, mask)
+    torch.testing.assert_close(maps[0] @ x, out)
+    assert (maps[0][..., ~mask] == 0).all()
+
+
+def test_self_attention_and_cross_attention_are_told_apart():
+    model = EncoderDecoder(EncoderDecoderConfig(11, 9, n_layer=2, n_head=3, n_embd=12))
+    source, target = torch.tensor([[3, 4, 5, 6, 7, 8, 9], [3, 4, 5, 6, 0, 0, 0]]), torch.tensor([[1, 3, 4], [1, 5, 6]])
+    shapes = {"": [7, 7] * 2 + [3, 3, 3, 7] * 2, "encoder": [7, 7] * 2, "decoder": [3, 3, 3, 7] * 2}
+    shapes |= {
+        "cross_attention": [3, 7] * 2,
+        "decoder.blocks.0": [3, 3, 3, 7],
+        "self_attention": [7, 7] * 2 + [3, 3] * 2,
+    }
+    for name, sizes in shapes.items():
+        with probe.attention(model, name) as maps:
+            model(source, target)
+        assert [size for weights in maps for size in weights.shape[2:]] == sizes, name
+        assert all(weights.shape[:2] == (2, 3) for weights in maps)
+        for weights in maps:
+            torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+            assert weights.shape[-1] == 3 or (weights[1, ..., 4:] == 0).all() and (weights[0] > 0).all(), "padding"
+    with pytest.raises(ValueError, match="EncoderDecoder contains no Attend .*'cross-attention'"):
+        with probe.attention(model, "cross-attention"):
+            pass
 
 
 def test_a_model_without_attention():
