@@ -1,7 +1,7 @@
 """Pretrained models: a model and its tokenizer in one folder, with no code in any file.
 
-`save` writes `config.json` (the fields of GPTConfig), `model.safetensors` (the parameters) and `tokenizer.json` (the
-vocabulary; a BPETokenizer has files of its own). `load` reads such a folder, and a GPT-2 in the layout of `gpt2`.
+`save` writes `config.json` (the fields of the configuration), `model.safetensors` (the parameters) and `tokenizer.json`
+(the vocabulary; a BPETokenizer has files of its own). `load` reads such a folder, and a GPT-2 in the layout of `gpt2`.
 """
 
 import json
@@ -16,23 +16,25 @@ from safetensors.torch import save as to_bytes
 
 from gptlib import gpt2, tokenizers
 from gptlib.bpe import BPETokenizer
+from gptlib.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from gptlib.files import atomic_write, check_writable, data_dir
 from gptlib.model import GPT, GPTConfig
 from gptlib.tokenizers import CharTokenizer, WordTokenizer
 
+Model = GPT | EncoderDecoder
 Tokenizer = CharTokenizer | WordTokenizer | BPETokenizer
-SHIPPED = ("shakespeare-gpt", "shakespeare-gpt2")
+SHIPPED = ("shakespeare-gpt", "shakespeare-gpt2", "translator")
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "merges.txt", "vocab.json")
 FIRST_EDITION = {"positions", "qkv", "project", "widen", "narrow", "norm", "head"}  # names in its files
 
 
-def load(source: str | Path) -> tuple[GPT, Any]:
+def load(source: str | Path) -> tuple[Any, Any]:
     """The model (float32, on the CPU, in evaluation mode) and the tokenizer of `source`.
 
-    `source` is "shakespeare-gpt", "shakespeare-gpt2", a folder that `save` wrote, a folder with a GPT-2 in the Hugging
-    Face layout (without merges.txt the tokenizer is None), or "gpt2-124M", "gpt2-355M", "gpt2-774M", "gpt2-1.5B", which
-    are downloaded once. Raises FileNotFoundError, ConnectionError when a download fails, and ValueError when files are
-    damaged, do not belong together, or describe a model that GPT cannot represent.
+    `source` is "shakespeare-gpt", "shakespeare-gpt2", "translator" (an EncoderDecoder), a folder that `save` wrote, one
+    with a GPT-2 in the Hugging Face layout (without merges.txt the tokenizer is None), or "gpt2-124M", "gpt2-355M",
+    "gpt2-774M", "gpt2-1.5B", which are downloaded once. Raises FileNotFoundError, ConnectionError if a download fails,
+    and ValueError when files are damaged, do not belong together, or describe a model that the course does not have.
     """
     size = source.removeprefix("gpt2-") if isinstance(source, str) else ""
     tokenizer: Tokenizer | None
@@ -62,14 +64,15 @@ def load(source: str | Path) -> tuple[GPT, Any]:
             tokenizer = BPETokenizer.load(merges)
         else:
             tokenizer = getattr(tokenizers, kind["type"]).from_vocabulary(kind["vocabulary"])
-        return read_model(weights, GPTConfig(**content), tokenizer, {}), tokenizer
+        config = EncoderDecoderConfig(**content) if "pad" in content else GPTConfig(**content)
+        return read_model(weights, config, tokenizer, {}), tokenizer
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         advice = "if a file is damaged, save or download it again"
         raise ValueError(f"{folder} cannot be loaded ({type(error).__name__}: {error}): {advice}") from error
 
 
-def read_model(file: Path, config: GPTConfig, tokenizer: Tokenizer | None, names: dict[str, str]) -> GPT:
-    """A GPT with the parameters in `file`, where a parameter `name` of ours is called `names.get(name, name)`."""
+def read_model(file: Path, config: GPTConfig, tokenizer: Tokenizer | None, names: dict[str, str]) -> Model:
+    """A model with the parameters in `file`, where a parameter `name` of ours is called `names.get(name, name)`."""
     with safe_open(file, framework="pt") as stored:
         found = {name.removeprefix("transformer."): name for name in stored.keys() if not name.endswith(gpt2.MASKS)}
         shapes = {name: tuple(stored.get_slice(found[name]).get_shape()) for name in found}
@@ -83,19 +86,20 @@ def read_model(file: Path, config: GPTConfig, tokenizer: Tokenizer | None, names
 
     head = shapes.pop("lm_head.weight", None)  # some files hold the tied matrix twice
     model = check_shapes(shapes, config, tokenizer, names).to_empty(device="cpu")
-    model.lm_head.weight = model.token_embedding.weight  # to_empty separated the two
+    if isinstance(model, GPT):
+        model.lm_head.weight = model.token_embedding.weight  # to_empty separated the two
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(read(names.get(name, name)))
-    if head and not torch.equal(read("lm_head.weight").float(), model.token_embedding.weight):
+    if head and isinstance(model, GPT) and not torch.equal(read("lm_head.weight").float(), model.lm_head.weight):
         raise ValueError("lm_head.weight is not the token embedding, but this model has one matrix for both")
     return model.eval()
 
 
-def check_shapes(shapes: dict, config: GPTConfig, tokenizer: Tokenizer | None, names: dict[str, str]) -> GPT:
-    """A GPT without values; raises ValueError unless `shapes` (by name) and the size of `tokenizer` are its own."""
+def check_shapes(shapes: dict, config: GPTConfig, tokenizer: Tokenizer | None, names: dict[str, str]) -> Model:
+    """A model without values; raises ValueError unless `shapes` (by name) and the size of `tokenizer` are its own."""
     with torch.device("meta"):
-        model = GPT(config)
+        model = EncoderDecoder(config) if isinstance(config, EncoderDecoderConfig) else GPT(config)
     stored = {names.get(name, name): parameter for name, parameter in model.named_parameters()}
     wanted = {name: tuple((like.mT if gpt2.transposed(name) else like).shape) for name, like in stored.items()}
     for name in sorted(wanted.keys() | shapes.keys()):
@@ -107,7 +111,7 @@ def check_shapes(shapes: dict, config: GPTConfig, tokenizer: Tokenizer | None, n
     return model
 
 
-def save(model: GPT, tokenizer: Tokenizer, folder: str | Path) -> None:
+def save(model: Model, tokenizer: Tokenizer, folder: str | Path) -> None:
     """Write `model`, compiled or not, and `tokenizer` into `folder`; each file is replaced atomically, others stay.
 
     Raises ValueError when the two could not be loaded again, and OSError when the folder cannot be written.
@@ -125,7 +129,7 @@ def save_gpt2(model: GPT, folder: str | Path, tokenizer: BPETokenizer | None = N
         (Path(folder) / name).unlink(missing_ok=True)  # transformers would read these of an earlier tokenizer
 
 
-def write(model: GPT, tokenizer: Tokenizer | None, folder: Path, contents: dict, names: dict[str, str]) -> None:
+def write(model: Model, tokenizer: Tokenizer | None, folder: Path, contents: dict, names: dict[str, str]) -> None:
     """Check all, then write the parameters under `names`, JSON files with these `contents`, and the tokenizer's own."""
     weights = {}
     for name, tensor in model.named_parameters():

@@ -1,5 +1,7 @@
 """Texts, the split and batches, against plain slices."""
 
+import importlib.util
+import json
 import math
 import shutil
 from pathlib import Path
@@ -7,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptlib import BPETokenizer, CharTokenizer, WordTokenizer, data, files, ngram
+from gptlib import BPETokenizer, CharTokenizer, WordTokenizer, data, files, ngram, pretrained
+from gptlib.encoder_decoder import pad_ids, translate
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -261,3 +264,96 @@ def test_windows_can_be_changed_without_changing_the_text():
 def test_only_a_sequence_of_ids_is_split(wrong):
     with pytest.raises((TypeError, ValueError), match="ids"):
         data.train_val_split(wrong)
+
+
+# ---------------------------------------------------------------- pairs of English and French, and their translator
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return json.loads((DATA / "en_fr" / "pairs.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def make():
+    """The script that made the pairs."""
+    spec = importlib.util.spec_from_file_location("make", DATA / "en_fr" / "make.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_pair_is_two_short_clean_texts_and_a_source(pairs, make):
+    card = (DATA / "en_fr" / "README.md").read_text(encoding="utf-8")
+    for rows in pairs.values():
+        for english, french, source in rows:
+            assert english == make.clean(english) != "" and french == make.clean(french) != ""
+            assert make.within((english, french), make.LONGEST) and english != french
+            assert not make.PLACEHOLDER.search(english + french) and "skin tone" not in english
+            assert f"`{source}`" in card or source in card.split("| license |")[1]
+    for name, rows in pairs.items():
+        names = sum(source == "cldr" for *_, source in rows)
+        assert f"| {name} | {len(rows):,} | {names:,} | {len(rows) - names:,} |" in card
+
+
+def test_no_two_sets_of_pairs_share_an_english_side_or_almost_do(pairs, make):
+    for same in (str.casefold, make.key):
+        sides = [{same(english) for english, *_ in rows} for rows in pairs.values()]
+        assert sum(map(len, sides)) == len(set().union(*sides))
+    assert len({english for rows in pairs.values() for english, *_ in rows}) == sum(map(len, pairs.values()))
+
+
+@pytest.mark.parametrize(
+    "one, other, alike",
+    [
+        ("Open a file", "open a file…", True),
+        ("woman running", "men running", True),
+        ("device type 1", "Device types", True),
+        ("entries", "entry", True),
+        ("man walking: facing right", "woman walking", True),
+        ("open file", "close file", False),
+        ("human", "hux", False),
+    ],
+)
+def test_texts_that_give_each_other_away_have_one_key(one, other, alike, make):
+    assert (make.key(one) == make.key(other)) is alike
+
+
+def test_a_clean_text_is_lowercase_with_plain_quotes_and_spaces(make):
+    assert make.clean("L’image :\n «\xa0Été\u202f» …") == "l'image : « été » ..."
+
+
+def test_the_split_keeps_groups_together_and_holds_out_short_texts(make, monkeypatch):
+    monkeypatch.setattr(make, "HELD_OUT", {"validation": 50, "test": 100})
+    letters = "abcdefghij"
+    texts = [f"text {a}{b}{c}" for a in letters for b in letters for c in letters]
+    rows = [(text + end, "texte", "s") for end in ("", " 2") for text in texts] + [("x" * 41, "y", "s")]
+    sets = make.split(rows)
+    assert {name: len(found) for name, found in sets.items()} == {"train": 1851, "validation": 50, "test": 100}
+    assert ("x" * 41, "y", "s") in sets["train"] and sorted(sum(sets.values(), [])) == sorted(rows)
+    keys = [{make.key(row[0]) for row in found} for found in sets.values()]
+    assert sum(map(len, keys)) == len(set().union(*keys)) == len(texts) + 1
+    assert len(keys[1]) == 25  # both texts of each pair
+
+
+def test_the_translator_predicts_french_that_it_has_not_seen(pairs):
+    """Its loss is below half of that of a unigram model of the French training texts, as its card says."""
+    model, tokenizer = pretrained.load("translator")
+    c = model.config
+    assert tokenizer.special_tokens == ("<pad>", "<start>", "<end>")
+    assert [tokenizer.vocabulary[i].decode() for i in (c.pad, c.start, c.end)] == [*tokenizer.special_tokens]
+
+    def french(rows):
+        return pad_ids([[c.start, *tokenizer.encode(" " + row[1]), c.end] for row in rows], c.pad)
+
+    source = pad_ids([tokenizer.encode(" " + row[0]) for row in pairs["validation"]], c.pad)
+    target, seen = french(pairs["validation"]), french(pairs["train"])[:, 1:]
+    with torch.no_grad():
+        logits = model(source, target[:, :-1])
+    held_out = torch.nn.functional.cross_entropy(logits.mT, target[:, 1:], ignore_index=c.pad).item()
+    counts = torch.bincount(seen[seen != c.pad], minlength=c.vocab_size) + 1.0
+    unigram = -(counts / counts.sum()).log()[target[:, 1:][target[:, 1:] != c.pad]].mean().item()
+    card = (DATA / "translator" / "README.md").read_text(encoding="utf-8")
+    assert held_out < 0.5 * unigram and f"**{held_out:.2f}**" in card
+    written = translate(model, source[:5], 40)
+    assert all((row == c.end).any() for row in written)

@@ -14,6 +14,7 @@ from conftest import SMALL, full_disk, stir
 from gptlib import pretrained
 from gptlib.bpe import BPETokenizer
 from gptlib.data import load_text
+from gptlib.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from gptlib.files import data_dir
 from gptlib.model import GPT, GPTConfig
 from gptlib.sampling import generate
@@ -117,19 +118,38 @@ def test_the_models_of_the_course(name, text):
     assert generate(model, idx, 5, temperature=0).shape == (1, idx.shape[1] + 5)
 
 
-def test_the_model_of_the_course_comes_out_of_save_as_it_is_shipped(tmp_path):
-    model, tokenizer = pretrained.load("shakespeare-gpt")
+@pytest.mark.parametrize(
+    "name, files", [("shakespeare-gpt", FILES), ("translator", FILES | {"merges.txt", "vocab.json"})]
+)
+def test_the_model_of_the_course_comes_out_of_save_as_it_is_shipped(name, files, tmp_path):
+    model, tokenizer = pretrained.load(name)
     pretrained.save(model, tokenizer, tmp_path / "again")
-    assert {path.name for path in (tmp_path / "again").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "again").iterdir()} == files
     for path in (tmp_path / "again").iterdir():
-        assert path.read_bytes() == (data_dir() / "shakespeare-gpt" / path.name).read_bytes(), path.name
+        assert path.read_bytes() == (data_dir() / name / path.name).read_bytes(), path.name
+
+
+def test_an_encoder_decoder_comes_back_and_is_not_taken_for_a_gpt(tmp_path):
+    tokenizer = BPETokenizer.train("the cat sat on the mat", 260, ["<pad>", "<start>", "<end>"])
+    config = EncoderDecoderConfig(260, 16, 1, 2, 8, dropout=0.1, pad=257, start=258, end=259)
+    model = stir(EncoderDecoder(config)).eval()
+    pretrained.save(model, tokenizer, tmp_path / "pair")
+    found, again = pretrained.load(tmp_path / "pair")
+    source, target = torch.tensor([[65, 66, 257], [67, 68, 69]]), torch.tensor([[258, 70], [258, 71]])
+    assert found.config == config and not found.training and again.vocabulary == tokenizer.vocabulary
+    assert torch.equal(found(source, target), model(source, target))
+    assert found.encoder.token_embedding.weight is found.decoder.token_embedding.weight
+    other = EncoderDecoderConfig(**{**vars(config), "n_layer": 2})
+    (tmp_path / "pair" / "config.json").write_text(json.dumps(vars(other)))
+    with pytest.raises(ValueError, match="is missing"):
+        pretrained.load(tmp_path / "pair")
 
 
 def test_the_cards_hold_the_hashes_of_the_files():
     for folder in (data_dir() / name for name in pretrained.SHIPPED):
         card = (folder / "README.md").read_text(encoding="utf-8")
         for path in folder.iterdir():
-            if path.name not in ("README.md", "train.py"):
+            if path.suffix not in (".md", ".py"):
                 assert f"| {path.name} | {hashlib.sha256(path.read_bytes()).hexdigest()} |" in card
 
 
