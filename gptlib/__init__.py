@@ -3,7 +3,10 @@
 text to batches → bigram → attention → blocks → GPT; then training, sampling, and looking inside.
 """
 
-from gptlib import checkpoint, data, encoder_decoder, gpt2, live, ngram, plot, positions, pretrained, probe, training
+from gptlib import (
+    checkpoint, data, encoder_decoder, gpt2, live, muon, ngram, plot, positions, pretrained, probe, quantization,
+    training,
+)  # fmt: skip
 from gptlib.data import get_batch, load_text, train_val_split
 from gptlib.tokenizers import CharTokenizer, WordTokenizer
 from gptlib.bpe import BPETokenizer

@@ -26,7 +26,7 @@ MORE_TESTS = {
     "positions": ["model"],
     "pretrained": ["gpt2"],
     "sampling": ["training"],
-    "training": ["checkpoint"],
+    "training": ["checkpoint", "muon"],
 }
 
 FAULTS = {
@@ -181,6 +181,39 @@ FAULTS = {
         },
         "if not (loss + norm).isfinite():": {"if not loss.isfinite():": "NaN gradient reaches the parameters"},
         "range(len(history.train), steps)": {"range(steps)": "resumed run starts from step 0"},
+        ', "optimizer": type(optimizer).__name__': {"": "another optimizer continues a run"},
+    },
+    "muon.py": {
+        "-4.775 * a": {"-4.775": "coefficient of the cube not applied to a matrix"},
+        "tall = x.shape[-2] > x.shape[-1]": {"tall = x.shape[-2] < x.shape[-1]": "the larger product computed"},
+        "return x.mT if tall else x": {"return x": "tall matrix returned as a wide one"},
+        ".clamp(min=1e-7)": {"": "zero gradient divided by its norm"},
+        'orthogonalize(gradient.lerp(average, group["momentum"]))': {
+            "orthogonalize(average)": "no Nesterov momentum",
+            "orthogonalize(gradient)": "no momentum",
+        },
+        "0.2 * max(gradient.shape)": {"0.2 * min(gradient.shape)": "update scaled by the smaller side"},
+        'parameter.mul_(1 - group["lr"] * group["weight_decay"])': {
+            'parameter.mul_(1 - group["weight_decay"])': "weight decay without the learning rate",
+        },
+        " if p.grad is not None]": {" if p.requires_grad]": "parameter without a gradient not left alone"},
+        '(1 - beta2 ** state["step"])': {"1": "squares keep their bias towards 0"},
+        "if p.ndim == 2 and p not in tables]": {"if p.ndim == 2]": "embeddings orthogonalized"},
+        "    tables |= {": {"    _ = {": "output layer orthogonalized"},
+        "if p.ndim < 2]}]  #": {'if p.ndim < 2], "weight_decay": weight_decay}]  #': "vectors decay"},
+    },
+    "quantization.py": {
+        "[blocks[:, 4:] & 0b1111, blocks[:, 4:] >> 4]": {
+            "[blocks[:, 4:] >> 4, blocks[:, 4:] & 0b1111]": "halves of the bytes swapped",
+        },
+        "    scale, minimum = float16s": {"    minimum, scale = float16s": "scale and minimum swapped in a block"},
+        "blocks[:, 2:].view(torch.int8)": {"blocks[:, 2:]": "8-bit codes without a sign"},
+        "data.clone()": {"data": "blocks at an odd address refused"},
+        "2**bits - 1)": {"2**bits)": "highest level never used"},
+        "codes.round()": {"codes": "codes rounded down"},
+        ".nan_to_num()": {"": "equal weights divided by a range of 0"},
+        "if parameter.ndim == 2]": {"if parameter.ndim > 0]": "vectors of a model quantized"},
+        "model = copy.deepcopy(model)": {"pass": "the model itself quantized, not a copy"},
     },
     "checkpoint.py": {
         '    run.optimizer.load_state_dict(state["optimizer"])\n': {"": "optimizer not resumed"},

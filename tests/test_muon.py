@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from conftest import SMALL, stir
 from gptlib.checkpoint import Saver
@@ -88,6 +89,14 @@ def test_the_size_of_the_gradient_does_not_count_and_zero_stays_zero():
     for size in (1e-4, 1e6):
         torch.testing.assert_close(orthogonalize(size * x), orthogonalize(x), rtol=1e-4, atol=1e-5)
     assert torch.equal(orthogonalize(torch.zeros(6, 9)), torch.zeros(6, 9))
+
+
+@pytest.mark.parametrize("shape", [(4, 32), (32, 4)])
+def test_the_cost_of_five_steps_is_cubic_in_the_smaller_side_only(shape):
+    m, n = 4, 32
+    with FlopCounterMode(display=False) as counter:
+        orthogonalize(torch.randn(shape))
+    assert counter.get_total_flops() == 5 * (4 * m**2 * n + 2 * m**3)
 
 
 # --- the steps ----------------------------------------------------------------------------------------------------
