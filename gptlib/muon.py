@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024): an optimizer for the matrices inside the blocks of a model, with AdamW for the rest.
 
 `training.make_optimizer` gives all parameters to AdamW, which divides each number of a gradient by its usual size. Muon
-treats a matrix as a whole: all singular values of what it adds to one are about equal.
+treats a matrix as a whole: the singular values of its update are all about equal.
 
 m rows · n columns of a matrix
 """
