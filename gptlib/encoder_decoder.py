@@ -166,11 +166,8 @@ def beam_search(model: EncoderDecoder, source: Tensor, max_new_tokens: int, widt
     """The `width` most likely targets, extended together: source (1, S) -> [(log-probability, ids), …], best first."""
     check_number("width", width, 1, float("inf"), "the number of targets to keep at each step", int)
     check_number("sources", len(source), 1, 1, "one source at a time, (1, S)", int)
-    c, target, scores = (
-        model.config,
-        torch.full_like(source[:, :1], model.config.start),
-        torch.zeros(1).to(source.device),
-    )
+    c, target = model.config, torch.full_like(source[:, :1], model.config.start)
+    scores = torch.zeros(1, device=source.device)
     with evaluating(model):
         memory, mask = model.encode(source), padding_mask(source, c.pad)
         while target.shape[1] <= max_new_tokens and not (done := (target == c.end).any(dim=1)).all():

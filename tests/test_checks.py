@@ -536,8 +536,8 @@ def test_the_clue_of_a_prediction_may_fail():
 
 
 def test_a_prediction_of_a_set_in_any_form():
-    check = prediction({0, 2}, {}, "so.")
-    for answer in ([2, 0, 0], (0, 2.0), {0, 2}, torch.tensor([2, 0])):
+    check = prediction({2, 10}, {}, "so.")
+    for answer in ([10, 2, 2], (2, 10.0), {2, 10}, torch.tensor([10, 2])):
         assert verdict(check, answer) == "Right: so."
     assert "look again" in verdict(check, [0, 1]) and "a list is expected" in verdict(check, 3)
 

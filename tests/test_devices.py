@@ -18,11 +18,24 @@ V, T, C = 11, 4, 8
 SIZES = {  # by the names that the pages give to the arguments of their classes
     "vocab_size": V, "V": V, "n_embd": C, "C": C, "head_size": C // 2, "n_head": 2, "n_layer": 2, "T": T, "k": 2,
     "context_length": T, "config": GPTConfig(V, T, n_layer=2, n_head=2, n_embd=C), "low": 1, "high": 2,
-    "middle": nn.Identity(), "attention": nn.Identity(),
+    "middle": nn.Identity(), "attention": nn.Identity(), "encoder": nn.Embedding(V, C, device="meta"),
 }  # fmt: skip
 INPUTS = {"idx": torch.zeros(2, T, dtype=torch.long, device="meta"), "x": torch.zeros(2, T, C, device="meta")}
-INPUTS |= {"memory": torch.zeros(2, T + 1, C, device="meta")}
+INPUTS |= {"memory": torch.zeros(2, T + 1, C, device="meta"), "ids": INPUTS["idx"]}
+INPUTS |= {"mask": torch.ones(2, 1, 1, T, dtype=torch.bool, device="meta")}
 INPUTS |= {"contexts": INPUTS["idx"][:, :2], **dict.fromkeys("qkv", torch.zeros(2, 2, T, C // 2, device="meta"))}
+
+
+def constant(node):
+    """Whether a statement gives names in capitals to values that are written out: PAD, START = 0, 1"""
+    if not isinstance(node, ast.Assign):
+        return False
+    names = [name.id for name in ast.walk(node.targets[0]) if isinstance(name, ast.Name)]
+    try:
+        ast.literal_eval(node.value)
+    except ValueError:
+        return False
+    return all(name.isupper() for name in names)
 
 
 def definitions(path):
@@ -33,6 +46,7 @@ def definitions(path):
         for cell in cells
         for node in ast.parse(cell.source).body
         if isinstance(node, ast.Import | ast.FunctionDef | ast.ClassDef)
+        or constant(node)
         or (isinstance(node, ast.ImportFrom) and node.module != "checks")
     ]
 

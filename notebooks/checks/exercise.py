@@ -395,7 +395,7 @@ class Prediction(Check):
         if isinstance(right, set):  # a list in any order
             right = sorted(right)
             if isinstance(given, (list, tuple, set)) or getattr(given, "ndim", 0) == 1:
-                given = sorted(set(map(compare.plain, given)), key=str)
+                given = sorted(set(map(compare.plain, given)), key=lambda n: (isinstance(n, (int, float)), n))
         if compare.same(compare.as_asked(given, right), right):
             return None
         if (problem := compare.unlike(given, right)) and not isinstance(given, (list, tuple)):
