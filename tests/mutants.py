@@ -281,7 +281,9 @@ FAULTS = {
             "    pass  #": "output layer not tied after loading"
         },
         "    return model.eval()": {"    return model": "model loaded in training mode"},
-        "if head and isinstance(model, GPT) and not": {"if False and not": "output layer of its own silently dropped"},
+        "    tied = is_tied(config)": {"    tied = True": "every model loaded with a tied output layer"},
+        'ModernConfig if "n_kv_head" in content else ': {"": "a modern model loaded as a GPT"},
+        "if head and not torch.equal": {"if False and not torch.equal": "output layer of its own silently dropped"},
         'if "pad" in content': {'if "padding" in content': "an encoder–decoder loaded as a GPT"},
         "if shapes.get(name) != wanted.get(name):": {"if False:": "shapes not compared"},
         "if tokenizer and tokenizer.vocab_size != config.vocab_size:": {
