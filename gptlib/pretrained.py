@@ -53,7 +53,7 @@ def load(source: str | Path) -> tuple[Any, Any]:
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"no {name} in {folder}: pass {', '.join(SHIPPED)}, smollm2, gpt2-124M (355M, 774M, 1.5B), a folder "
-                "that `save` wrote, or one with a GPT-2's config.json and single model.safetensors (not in several files)"
+                "that `save` wrote, or one with GPT-2's config.json and single model.safetensors (not in several files)"
             )
     weights, merges = folder / "model.safetensors", folder / "merges.txt"
     try:
