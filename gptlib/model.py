@@ -4,6 +4,7 @@ B batch · T positions · C channels (n_embd) · V vocabulary
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +125,7 @@ def init_weights(model: nn.Module, n_layer: int) -> None:
             nn.init.normal_(parameter, std=0.02 / (2 * n_layer) ** 0.5 if residual else 0.02)
 
 
-def check_ids(idx: Tensor, start: int, config: GPTConfig) -> None:
+def check_ids(idx: Tensor, start: int, config: Any) -> None:
     """Raises ValueError when `idx`, after `start` positions, exceeds the context, or holds no ids of the vocabulary."""
     end, context, V = start + idx.shape[-1], config.context_length, config.vocab_size
     if config.position_encoding == "learned" and end > context:

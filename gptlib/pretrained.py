@@ -1,7 +1,8 @@
 """Pretrained models: a model and its tokenizer in one folder, with no code in any file.
 
 `save` writes `config.json` (the fields of the configuration), `model.safetensors` (the parameters) and `tokenizer.json`
-(the vocabulary; a BPETokenizer has files of its own). `load` reads such a folder, and a GPT-2 in the layout of `gpt2`.
+(the vocabulary; a BPETokenizer has files of its own). `load` reads such a folder, a GPT-2 in the layout of `gpt2`, and
+SmolLM2 from an installed package (`smollm2`).
 """
 
 import json
@@ -14,14 +15,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from gptlib import gpt2, tokenizers
+from gptlib import gpt2, smollm2, tokenizers
 from gptlib.bpe import BPETokenizer
 from gptlib.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from gptlib.files import atomic_write, check_writable, data_dir
 from gptlib.model import GPT, GPTConfig
+from gptlib.modern import ModernConfig, ModernGPT
 from gptlib.tokenizers import CharTokenizer, WordTokenizer
 
-Model = GPT | EncoderDecoder
+Model = GPT | EncoderDecoder | ModernGPT
+MODELS: dict[type, Any] = {GPTConfig: GPT, EncoderDecoderConfig: EncoderDecoder, ModernConfig: ModernGPT}
 Tokenizer = CharTokenizer | WordTokenizer | BPETokenizer
 SHIPPED = ("shakespeare-gpt", "shakespeare-gpt2", "translator")
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "merges.txt", "vocab.json")
@@ -33,9 +36,12 @@ def load(source: str | Path) -> tuple[Any, Any]:
 
     `source` is "shakespeare-gpt", "shakespeare-gpt2", "translator" (an EncoderDecoder), a folder that `save` wrote, one
     with a GPT-2 in the Hugging Face layout (without merges.txt the tokenizer is None), or "gpt2-124M", "gpt2-355M",
-    "gpt2-774M", "gpt2-1.5B", which are downloaded once. Raises FileNotFoundError, ConnectionError if a download fails,
-    and ValueError when files are damaged, do not belong together, or describe a model that the course does not have.
+    "gpt2-774M", "gpt2-1.5B", which are downloaded once, or "smollm2" (a ModernGPT), whose package is installed by pip.
+    Raises FileNotFoundError, ConnectionError if a download fails, and ValueError when files are damaged, do not belong
+    together, or describe a model that the course does not have.
     """
+    if source == "smollm2":
+        return smollm2.load()
     size = source.removeprefix("gpt2-") if isinstance(source, str) else ""
     tokenizer: Tokenizer | None
     if size in gpt2.SIZES and size != source:
@@ -46,8 +52,8 @@ def load(source: str | Path) -> tuple[Any, Any]:
     for name in FILES[:2]:
         if not (folder / name).is_file():
             raise FileNotFoundError(
-                f"no {name} in {folder}: pass {', '.join(SHIPPED)}, gpt2-124M (355M, 774M, 1.5B), a folder that `save` "
-                "wrote, or one with a GPT-2 in config.json and a single model.safetensors (not in several files)"
+                f"no {name} in {folder}: pass {', '.join(SHIPPED)}, smollm2, gpt2-124M (355M, 774M, 1.5B), a folder "
+                "that `save` wrote, or one with GPT-2's config.json and single model.safetensors (not in several files)"
             )
     weights, merges = folder / "model.safetensors", folder / "merges.txt"
     try:
@@ -64,14 +70,14 @@ def load(source: str | Path) -> tuple[Any, Any]:
             tokenizer = BPETokenizer.load(merges)
         else:
             tokenizer = getattr(tokenizers, kind["type"]).from_vocabulary(kind["vocabulary"])
-        config = EncoderDecoderConfig(**content) if "pad" in content else GPTConfig(**content)
-        return read_model(weights, config, tokenizer, {}), tokenizer
+        kind = ModernConfig if "n_kv_head" in content else EncoderDecoderConfig if "pad" in content else GPTConfig
+        return read_model(weights, kind(**content), tokenizer, {}), tokenizer
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         advice = "if a file is damaged, save or download it again"
         raise ValueError(f"{folder} cannot be loaded ({type(error).__name__}: {error}): {advice}") from error
 
 
-def read_model(file: Path, config: GPTConfig, tokenizer: Tokenizer | None, names: dict[str, str]) -> Model:
+def read_model(file: Path, config: Any, tokenizer: Tokenizer | None, names: dict[str, str]) -> Model:
     """A model with the parameters in `file`, where a parameter `name` of ours is called `names.get(name, name)`."""
     with safe_open(file, framework="pt") as stored:
         found = {name.removeprefix("transformer."): name for name in stored.keys() if not name.endswith(gpt2.MASKS)}
@@ -84,22 +90,28 @@ def read_model(file: Path, config: GPTConfig, tokenizer: Tokenizer | None, names
             raise ValueError(f"{name} holds {tensor.dtype}, no floating-point numbers")
         return tensor.mT if gpt2.transposed(name) else tensor
 
-    head = shapes.pop("lm_head.weight", None)  # some files hold the tied matrix twice
+    tied = is_tied(config)
+    head = shapes.pop("lm_head.weight", None) if tied else None  # some files hold the tied matrix twice
     model = check_shapes(shapes, config, tokenizer, names).to_empty(device="cpu")
-    if isinstance(model, GPT):
+    if tied:
         model.lm_head.weight = model.token_embedding.weight  # to_empty separated the two
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(read(names.get(name, name)))
-    if head and isinstance(model, GPT) and not torch.equal(read("lm_head.weight").float(), model.lm_head.weight):
+    if head and not torch.equal(read("lm_head.weight").float(), model.lm_head.weight):
         raise ValueError("lm_head.weight is not the token embedding, but this model has one matrix for both")
     return model.eval()
 
 
-def check_shapes(shapes: dict, config: GPTConfig, tokenizer: Tokenizer | None, names: dict[str, str]) -> Model:
+def is_tied(config: Any) -> bool:
+    """Whether the model has an output layer `lm_head` whose matrix is the token embedding."""
+    return getattr(config, "tied", not isinstance(config, EncoderDecoderConfig))
+
+
+def check_shapes(shapes: dict, config: Any, tokenizer: Tokenizer | None, names: dict[str, str]) -> Any:
     """A model without values; raises ValueError unless `shapes` (by name) and the size of `tokenizer` are its own."""
     with torch.device("meta"):
-        model = EncoderDecoder(config) if isinstance(config, EncoderDecoderConfig) else GPT(config)
+        model = MODELS[type(config)](config)
     stored = {names.get(name, name): parameter for name, parameter in model.named_parameters()}
     wanted = {name: tuple((like.mT if gpt2.transposed(name) else like).shape) for name, like in stored.items()}
     for name in sorted(wanted.keys() | shapes.keys()):
@@ -136,7 +148,7 @@ def write(model: Model, tokenizer: Tokenizer | None, folder: Path, contents: dic
         ours = name.replace("_orig_mod.", "")  # torch.compile adds it
         name = names.get(ours, ours)
         weights[name] = (tensor.mT if gpt2.transposed(name) else tensor).detach().float().cpu().contiguous()
-    if "lm_head.weight" in weights:
+    if is_tied(model.config) and "lm_head.weight" in weights:
         raise ValueError("lm_head is not tied: set model.lm_head.weight = model.token_embedding.weight, or it is lost")
     check_shapes({name: tuple(weight.shape) for name, weight in weights.items()}, model.config, tokenizer, names)
     if not folder.is_dir():

@@ -119,6 +119,7 @@ def train(
     context_length: int | None = None, learning_rate: float = 1e-3, warmup_steps: int | None = None,
     weight_decay: float = 0.1, clip: float = 1.0, seed: int = 0, eval_every: int | None = None,
     mixed_precision: bool | None = None, on_step: Callable[[Run], None] | Sequence[Callable[[Run], None]] = (),
+    make_optimizer: Callable[[nn.Module, float, float], torch.optim.Optimizer] = make_optimizer,
 ) -> History:  # fmt: skip
     """Train `model` to predict `train_ids` (N,) and return the losses.
 
@@ -126,8 +127,8 @@ def train(
     at a tenth of its peak. `seed` chooses the batches. `mixed_precision` computes in bfloat16, by default where a GPU
     has it in hardware. `on_step`, a callback or several, is called before the first step and after each one:
     `live.progress()` shows the losses, `checkpoint.Saver(path)` saves and resumes. Ctrl-C or the stop button ends
-    training, and the model keeps what it has learned; it stays in training mode. Raises Diverged when the loss is no
-    longer finite.
+    training, and the model keeps what it has learned; it stays in training mode. `make_optimizer(model, learning_rate,
+    weight_decay)` chooses another optimizer. Raises Diverged when the loss is no longer finite.
     """
     T = context_length or context_of(model)
     check_length(train_ids, T)
@@ -138,15 +139,16 @@ def train(
     eval_every = eval_every or max(1, steps // 10)
     if mixed_precision is None:
         mixed_precision = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    optimizer = make_optimizer(model, learning_rate, weight_decay)
     run = Run(
         model,
-        make_optimizer(model, learning_rate, weight_decay),
+        optimizer,
         torch.Generator().manual_seed(seed),
         settings={
             "steps": steps, "batch_size": batch_size, "context_length": T, "learning_rate": learning_rate,
             "warmup_steps": warmup_steps, "weight_decay": weight_decay, "clip": clip, "seed": seed,
             "eval_every": eval_every, "mixed_precision": mixed_precision, "tokens": len(train_ids),
-            "model": str(getattr(model, "config", type(model).__name__)),
+            "model": str(getattr(model, "config", type(model).__name__)), "optimizer": type(optimizer).__name__,
         },
     )  # fmt: skip
     history, train_ids = run.history, train_ids.to(device)

@@ -24,9 +24,9 @@ MORE_TESTS = {
     "gpt2": ["pretrained"],
     "model": ["cache"],
     "positions": ["model"],
-    "pretrained": ["gpt2"],
+    "pretrained": ["gpt2", "modern"],
     "sampling": ["training"],
-    "training": ["checkpoint"],
+    "training": ["checkpoint", "muon"],
 }
 
 FAULTS = {
@@ -129,6 +129,47 @@ FAULTS = {
         },
         "x = self.dropout(x)": {"pass": "dropout on the embeddings left out"},
     },
+    "modern.py": {
+        "wide.square().mean(-1, keepdim=True)": {
+            "wide.var(-1, keepdim=True, correction=0)": "RMSNorm divides by the standard deviation",
+            "x.square().mean(-1, keepdim=True)": "RMSNorm squares in half precision",
+        },
+        "+ self.eps).rsqrt()": {").rsqrt()": "eps left out of RMSNorm"},
+        ".to(x.dtype) * self.weight": {".to(x.dtype)": "scale of RMSNorm left out"},
+        "x[:, :, None].expand(-1, -1, n, -1, -1)": {
+            "x[:, None].expand(-1, n, -1, -1, -1)": "every n-th query head shares a key head",
+        },
+        "q, k = self.q_norm(q), self.k_norm(k)": {"q, k = self.q_norm(q), k": "keys not normalized"},
+        "q, k = rotate(q, *rotation), rotate(k, *rotation)": {"pass": "no rotary positions"},
+        "F.silu(self.gate_proj(x)) * self.up_proj(x)": {
+            "self.gate_proj(x) * F.silu(self.up_proj(x))": "gate and up-projection swapped",
+            "F.gelu(self.gate_proj(x)) * self.up_proj(x)": "GELU for SiLU in the gate",
+        },
+        "F.relu(self.up_proj(x)).square()": {"F.relu(self.up_proj(x))": "ReLU not squared"},
+        "x = x + self.attention(self.norm1(x), rotation=rotation, cache=cache)": {
+            "x = x + self.attention(x, rotation=rotation, cache=cache)": "no norm before attention",
+        },
+        "x = x + self.feed_forward(self.norm2(x))": {"x = x + self.feed_forward(self.norm1(x))": "norm of attention"},
+        "c.n_embd // c.n_head, c.rotary_base, dtype)": {"c.n_embd // c.n_head, dtype=dtype)": "rotary base ignored"},
+        "        if c.tied:\n": {"        if True:\n": "output layer always tied"},
+        "torch.arange(start, start +": {"torch.arange(0,": "positions start again after a cache in the modern model"},
+        "self.lm_head(self.final_norm(x))": {"self.lm_head(x)": "final norm of the modern model left out"},
+        "c.soft_cap * (logits": {"(logits": "soft cap does not scale back"},
+        "shape = (batch_size, c.n_kv_head,": {"shape = (batch_size, c.n_head,": "cache with all query heads"},
+        "if self.n_head % self.n_kv_head:": {"if False:": "heads that cannot be grouped accepted"},
+    },
+    "smollm2.py": {
+        "halves(q), halves(k), v]": {
+            "q, k, v]": "pairs of GGUF's rotation kept",
+            "halves(q), halves(k), halves(v)]": "values permuted",
+        },
+        "math.ceil(file.tell() / align) * align": {"file.tell()": "tensors not aligned"},
+        "for _ in range(n_dims)][::-1]": {"for _ in range(n_dims)]": "shapes the other way round"},
+        'else weight("output")': {'else weight("token_embd")': "output layer of the file ignored"},
+        '[0] == "N")': {'[0] == "X")': "digits not split"},
+        "if i is not None]": {"]": "no id for a byte becomes None"},
+        "path = path or next": {"path = next": "the path of the caller ignored"},
+    },
     "sampling.py": {
         "logits < logits.topk": {"logits <= logits.topk": "top-k drops the k-th token"},
         "ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - p": {
@@ -181,6 +222,39 @@ FAULTS = {
         },
         "if not (loss + norm).isfinite():": {"if not loss.isfinite():": "NaN gradient reaches the parameters"},
         "range(len(history.train), steps)": {"range(steps)": "resumed run starts from step 0"},
+        ', "optimizer": type(optimizer).__name__': {"": "another optimizer continues a run"},
+    },
+    "muon.py": {
+        "-4.775 * a": {"-4.775": "coefficient of the cube not applied to a matrix"},
+        "tall = x.shape[-2] > x.shape[-1]": {"tall = x.shape[-2] < x.shape[-1]": "the larger product computed"},
+        "return x.mT if tall else x": {"return x": "tall matrix returned as a wide one"},
+        ".clamp(min=1e-7)": {"": "zero gradient divided by its norm"},
+        'orthogonalize(gradient.lerp(average, group["momentum"]))': {
+            "orthogonalize(average)": "no Nesterov momentum",
+            "orthogonalize(gradient)": "no momentum",
+        },
+        "0.2 * max(gradient.shape)": {"0.2 * min(gradient.shape)": "update scaled by the smaller side"},
+        'parameter.mul_(1 - group["lr"] * group["weight_decay"])': {
+            'parameter.mul_(1 - group["weight_decay"])': "weight decay without the learning rate",
+        },
+        " if p.grad is not None]": {" if p.requires_grad]": "parameter without a gradient not left alone"},
+        '(1 - beta2 ** state["step"])': {"1": "squares keep their bias towards 0"},
+        "if p.ndim == 2 and p not in tables]": {"if p.ndim == 2]": "embeddings orthogonalized"},
+        "    tables |= {": {"    _ = {": "output layer orthogonalized"},
+        "if p.ndim < 2]}]  #": {'if p.ndim < 2], "weight_decay": weight_decay}]  #': "vectors decay"},
+    },
+    "quantization.py": {
+        "[blocks[:, 4:] & 0b1111, blocks[:, 4:] >> 4]": {
+            "[blocks[:, 4:] >> 4, blocks[:, 4:] & 0b1111]": "halves of the bytes swapped",
+        },
+        "    scale, minimum = float16s": {"    minimum, scale = float16s": "scale and minimum swapped in a block"},
+        "blocks[:, 2:].view(torch.int8)": {"blocks[:, 2:]": "8-bit codes without a sign"},
+        "data.clone()": {"data": "blocks at an odd address refused"},
+        "2**bits - 1)": {"2**bits)": "highest level never used"},
+        "codes.round()": {"codes": "codes rounded down"},
+        ".nan_to_num()": {"": "equal weights divided by a range of 0"},
+        "if parameter.ndim == 2]": {"if parameter.ndim > 0]": "vectors of a model quantized"},
+        "model = copy.deepcopy(model)": {"pass": "the model itself quantized, not a copy"},
     },
     "checkpoint.py": {
         '    run.optimizer.load_state_dict(state["optimizer"])\n': {"": "optimizer not resumed"},
@@ -207,7 +281,9 @@ FAULTS = {
             "    pass  #": "output layer not tied after loading"
         },
         "    return model.eval()": {"    return model": "model loaded in training mode"},
-        "if head and isinstance(model, GPT) and not": {"if False and not": "output layer of its own silently dropped"},
+        "    tied = is_tied(config)": {"    tied = True": "every model loaded with a tied output layer"},
+        'ModernConfig if "n_kv_head" in content else ': {"": "a modern model loaded as a GPT"},
+        "if head and not torch.equal": {"if False and not torch.equal": "output layer of its own silently dropped"},
         'if "pad" in content': {'if "padding" in content': "an encoder–decoder loaded as a GPT"},
         "if shapes.get(name) != wanted.get(name):": {"if False:": "shapes not compared"},
         "if tokenizer and tokenizer.vocab_size != config.vocab_size:": {
