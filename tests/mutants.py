@@ -62,7 +62,7 @@ FAULTS = {
         "grams = np.unique(ids[: -k - 1] * (n_codes * V) + grams[1:]) % (n_codes * V)": {
             "pass": "short contexts count occurrences, not left neighbors",
         },
-        "-np.log(probs).mean()": {"-np.log2(probs).mean()": "n-gram loss in bits, not in nats"},
+        "-torch.from_numpy(probs).log()": {"-torch.from_numpy(probs).log2()": "n-gram loss in bits, not in nats"},
     },
     "attention.py": {
         ".tril(S - T)": {
@@ -124,7 +124,7 @@ FAULTS = {
         "torch.arange(start, start + idx.shape[-1]": {
             "torch.arange(0, idx.shape[-1]": "positions start again after a cache",
         },
-        "0.02 / (2 * self.config.n_layer) ** 0.5 if residual else 0.02": {
+        "0.02 / (2 * n_layer) ** 0.5 if residual else 0.02": {
             "0.02": "initialization of the residual projections not scaled",
         },
         "x = self.dropout(x)": {"pass": "dropout on the embeddings left out"},
