@@ -27,6 +27,16 @@ def in_notebook() -> bool:
     return hasattr(get_ipython(), "kernel")
 
 
+def skip_cells(marker: str) -> None:
+    """From now on, a notebook's cell whose first line is `marker` prints that it is skipped: for what is missing."""
+    from IPython import get_ipython
+
+    def skip(lines: list[str]) -> list[str]:
+        return ["print('This cell is skipped.')\n"] if lines and lines[0].strip() == marker else lines
+
+    get_ipython().input_transformers_cleanup.append(skip)
+
+
 def summary(history: History, steps: int) -> str:
     """One line: steps done, validation loss, time left.
 

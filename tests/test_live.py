@@ -81,3 +81,14 @@ def test_the_curve_is_redrawn_every_few_seconds_and_at_the_end(monkeypatch):
     history.interrupted = True
     curve(run)
     assert "interrupted" in updated[-1].alt
+
+
+def test_marked_cells_are_skipped_and_others_run(monkeypatch, capsys):
+    IPython = pytest.importorskip("IPython")
+    shell = IPython.core.interactiveshell.InteractiveShell()
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    live.skip_cells("# needs a file")
+    assert shell.run_cell("# needs a file\nraise OSError").success
+    assert capsys.readouterr().out == "This cell is skipped.\n"
+    shell.run_cell("print('needs a file')  # needs a file")
+    assert capsys.readouterr().out == "needs a file\n"

