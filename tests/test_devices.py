@@ -17,11 +17,13 @@ from gptlib import GPTConfig
 V, T, C = 11, 4, 8
 SIZES = {  # by the names that the pages give to the arguments of their classes
     "vocab_size": V, "V": V, "n_embd": C, "C": C, "head_size": C // 2, "n_head": 2, "n_layer": 2, "T": T, "k": 2,
+    "n_kv_head": 1, "n_hidden": C,
     "context_length": T, "config": GPTConfig(V, T, n_layer=2, n_head=2, n_embd=C), "low": 1, "high": 2,
     "middle": nn.Identity(), "attention": nn.Identity(), "encoder": nn.Embedding(V, C, device="meta"),
 }  # fmt: skip
 INPUTS = {"idx": torch.zeros(2, T, dtype=torch.long, device="meta"), "x": torch.zeros(2, T, C, device="meta")}
 INPUTS |= {"memory": torch.zeros(2, T + 1, C, device="meta"), "ids": INPUTS["idx"]}
+INPUTS |= {"turn": (torch.zeros(T, C // 4, device="meta"),) * 2}  # cosine and sine, for the pairs of a head
 INPUTS |= {"mask": torch.ones(2, 1, 1, T, dtype=torch.bool, device="meta")}
 INPUTS |= {"contexts": INPUTS["idx"][:, :2], **dict.fromkeys("qkv", torch.zeros(2, 2, T, C // 2, device="meta"))}
 
