@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gptlib import BPETokenizer, CharTokenizer, WordTokenizer, data, files, ngram, pretrained
+from gptlib import BPETokenizer, CharTokenizer, WordTokenizer, data, files, modern, ngram, pretrained
 from gptlib.encoder_decoder import pad_ids, translate
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -357,3 +357,30 @@ def test_the_translator_predicts_french_that_it_has_not_seen(pairs):
     assert held_out < 0.5 * unigram and f"**{held_out:.2f}**" in card
     written = translate(model, source[:5], 40)
     assert all((row == c.end).any() for row in written)
+
+
+# ---------------------------------------------------------------- the ablation ladder of notebook 13
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    spec = importlib.util.spec_from_file_location("sweep", DATA / "modern_ladder" / "sweep.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_ladder_ends_at_the_modern_gpt(sweep):
+    """The changes made one by one to 07's GPT give the logits of `ModernGPT` with the same parameters."""
+    ladder = sweep.build(sweep.RUNGS["Muon"], seed=0)
+    config = modern.ModernConfig(sweep.V, 64, 3, 4, 2, 64, 171, tied=False, qk_norm=True, soft_cap=15.0)
+    expected = modern.ModernGPT(config)
+    expected.load_state_dict(ladder.state_dict())
+    idx = sweep.val_ids[:128].view(2, 64)
+    torch.testing.assert_close(ladder(idx), expected(idx), rtol=1e-5, atol=1e-5)
+
+
+def test_the_card_of_the_ladder_has_the_recorded_losses(sweep):
+    runs = json.loads((DATA / "modern_ladder" / "runs.json").read_text(encoding="utf-8"))
+    card = (DATA / "modern_ladder" / "README.md").read_text(encoding="utf-8")
+    assert sweep.table(runs) in card
