@@ -11,10 +11,19 @@ from .compare import tensors
 from .exercise import exercise, prediction
 
 GAP = "[pad] * (max(map(len, rows)) - len(row))"  # what the padding of a row is
-HAND = torch.tensor([[[2.0, 4.0], [6.0, 0.0], [1.0, 8.0]], [[3.0, 5.0], [9.0, 9.0], [9.0, 3.0]]])
+HAND = torch.tensor([[[2.0, 4.0], [6.0, 0.0], [1.0, 8.0]], [[7.0, 5.0], [9.0, 9.0], [9.0, 3.0]]])
 KNOWN = {(4, 7): "`<end>` always follows the tenth character", (5, 8, 11): "the first position is 0, not 1"}
+POSITIONS = "give positions from 0 to 10, those at which every target has the same token"
+CAUSAL = "torch.ones(n_tokens, n_tokens, dtype=torch.bool).tril()"
 X, Y = tensors(0, (3, 6, 4), (2, 4, 3))
 X_IDS = torch.where(torch.arange(6) < torch.tensor([[6], [2], [1]]), 5, 0)
+
+
+def as_tensors(answer):
+    """A demand: what a model is given are tensors."""
+    parts = answer([[5]], 0, 1, 2)
+    lists = any(not isinstance(part, torch.Tensor) for part in parts)
+    return "the ids are right, but not in tensors: a model takes two tensors (B, T)" if lists else None
 
 
 @exercise(
@@ -48,6 +57,7 @@ X_IDS = torch.where(torch.arange(6) < torch.tensor([[6], [2], [1]]), 5, 0)
         },
     },
     errors={"expected sequence of length": "rows of different lengths make no tensor: pad each to the longest"},
+    demands=[as_tensors],
     said="the inputs begin with `start`, `end` follows the last token of each label, and the padding comes last.",
 )
 def decoder_batch(rows, pad, start, end):
@@ -79,6 +89,7 @@ def wrong_pair(mask, n_prefix, n_tokens):
             ".tril(-1)": "the diagonal is masked after the prefix: a position attends to itself",
             ".tril(n_prefix - 1)": "the diagonal is moved: each row sees one position more than the row above",
         },
+        CAUSAL: {"torch.eye(n_tokens, dtype=torch.bool)": "after the prefix, a position should attend to earlier ones"},
         "< n_prefix": {"<= n_prefix": "the prefix is one position too long: it is 0 to `n_prefix` - 1"},
         "": {
             "torch.ones(n_tokens, n_tokens, dtype=torch.bool)": "everything is allowed, as in an encoder",
@@ -104,6 +115,7 @@ def prefix_mask(n_prefix, n_tokens):
         "words.sum(dim=1)": {
             "x.shape[1]": "divided by the width of the batch, padding included, and not by the number of words",
             "words.sum()": "divided by the number of words in the whole batch: each text has its own number",
+            "words.sum(dim=1).max()": "divided by the number of words of the longest text: each has its own",
             "words[..., 0].sum(dim=1)": "the counts (B,) are lined up with the channels, not the texts: make it (B, 1)",
             "(x * words != 0).sum(dim=1)": "zeros are not counted: a number in the vector of a word may be 0",
             "1": "this is the sum over the words: divide it by their number",
@@ -112,7 +124,10 @@ def prefix_mask(n_prefix, n_tokens):
             "ids == pad": "this is the mean over the padding: the mask must be true at words",
             "ids != 0": "padding is taken to be 0, and `pad` says which id it is",
         },
-        "": {"x.mean(dim=1)": "both faults are still there: the padding is added, and the width divides"},
+        "": {
+            "x.mean(dim=1)": "both faults are still there: the padding is added, and the width divides",
+            "x[ids != pad].mean(dim=0).expand(len(x), -1)": "this is one mean over all texts: each has its own",
+        },
     },
     errors={"must match": "sizes do not broadcast: x (B, T, C) takes a mask (B, T, 1), and a sum (B, C) counts (B, 1)"},
     said="each text has its own mean, and it no longer depends on how wide the batch is.",
@@ -124,8 +139,8 @@ def masked_mean(x, ids, pad):
 
 @exercise(
     cases=[
-        (torch.tensor([[5, 6, 7, 0]]), torch.tensor([[0.8, 0.1, 0.5, 0.3]]), 0),
-        (torch.arange(8).view(2, 4), torch.tensor([[0.2, 0.7, 0.9, 0.4], [0.6, 0.3, 0.1, 0.0]]), 9),
+        (torch.tensor([[6, 7, 5, 0]]), torch.tensor([[0.8, 0.1, 0.5, 0.3]]), 0),
+        (torch.tensor([[3, 0, 2, 1], [6, 4, 7, 5]]), torch.tensor([[0.2, 0.7, 0.9, 0.4], [0.6, 0.3, 0.1, 0.0]]), 9),
         (torch.tensor([[7, 5, 4, 9], [3, 6, 0, 5], [8, 9, 9, 9]]), tensors(4, (3, 4))[0].sigmoid(), 9),
     ],
     mistakes={
@@ -136,7 +151,7 @@ def masked_mean(x, ids, pad):
         },
         "ids.gather(1, keys.argsort(dim=1))": {
             "keys.argsort(dim=1)": "these are the positions in the order of their keys: take the ids at them",
-            "ids.gather(1, keys.argsort().argsort())": "the ranks of the keys are used as positions: sort once",
+            "ids.gather(1, keys.argsort().argsort())": "the order is inverted, as by `scatter` or a second `argsort`",
             "ids.gather(1, (-keys % -9).argsort())": "the largest key comes first, and the smallest should",
             "ids.gather(0, keys.argsort(dim=0))": "words move from one text to another: sort along dim=1",
             "ids[:, keys[0].argsort()]": "every text is ordered by the keys of row 0: `gather` takes an order per row",
@@ -165,7 +180,7 @@ def reordered(ids, keys, pad):
             "n_days ** (1 / n_tokens)": "this is the perplexity: the loss is its logarithm",
         },
     },
-    value=prediction({"known": {4, 7, 10}}, {"known": KNOWN}, "", clue=lambda given: "which tokens never vary?"),
+    value=prediction({"known": {4, 7, 10}}, {"known": KNOWN}, "", clue=lambda given: POSITIONS),
     said="ln 182,622 / 11 = 1.10 nats per token, and the hyphens and `<end>` have almost no part in it.",
 )
 def lowest_loss(n_days, n_tokens):
@@ -175,7 +190,14 @@ def lowest_loss(n_days, n_tokens):
 @exercise(
     cases=[
         *[("chat", "chatte", 1), ("chats", "chat", 1), ("anana", "banana", 2), ("le chat", "la chatte", 3)],
-        *[("oui", "non", 2), ("a", "ab", 2), ("aab", "abbb", 1), ("la la la", "la", 2), ("Éva", "éva", 1)],
+        *[
+            ("oui", "non", 2),
+            ("a", "ab", 2),
+            ("aab", "abbb", 1),
+            (" ou", "ou", 1),
+            ("la la la", "la", 2),
+            ("Éva", "éva", 1),
+        ],
     ],
     mistakes={
         "Counter(text[i : i + n] for i in range(len(text) - n + 1))": {
@@ -183,6 +205,7 @@ def lowest_loss(n_days, n_tokens):
             "Counter(text[i : i + n] for i in range(len(text) - n))": "the last n-gram of each text is missing",
             "Counter(text[i : i + n] for i in range(len(text)))": "the last strings are shorter than n: stop before",
             "Counter(text[i : i + n] for i in range(0, len(text) - n + 1, n))": "n-grams overlap: take steps of 1",
+            "Counter(zip(*(text.split()[i:] for i in range(n))))": "these are n-grams of words: count characters",
         },
         "(ours & theirs).total()": {
             "len(ours & theirs)": "shared n-grams are counted once each: `.total()` adds their counts",
@@ -196,7 +219,10 @@ def lowest_loss(n_days, n_tokens):
             "recall": "this is the recall alone",
             "500 * precision * recall / (4 * precision + recall)": "this is a percentage: divide it by 100",
         },
-        "": {"right(guess.replace(' ', ''), reference.replace(' ', ''), n)": "spaces are left out: here they count"},
+        "": {
+            "right(guess.replace(' ', ''), reference.replace(' ', ''), n)": "spaces are left out: here they count",
+            "right(guess.strip(), reference.strip(), n)": "spaces at the ends are removed: here they count",
+        },
     },
     errors={"division by zero": "it divides by 0: where nothing is shared, the score is 0.0"},
     said="scores for n = 1, 2 and 3, each shared n-gram as often as both have it, and 0 where none is shared.",

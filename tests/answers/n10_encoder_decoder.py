@@ -12,7 +12,7 @@ from . import Several
 def zipped(rows, pad, start, end):
     sides = ([[first, *row, *last] for row in rows] for first, last in ((start, []), (None, [end])))
     sides = [[[i for i in row if i is not None] for row in side] for side in sides]
-    return [list(zip(*itertools.zip_longest(*side, fillvalue=pad))) for side in sides]
+    return [torch.tensor([*zip(*itertools.zip_longest(*side, fillvalue=pad))]) for side in sides]
 
 
 def filled(rows, pad, start, end):
@@ -39,6 +39,10 @@ def of_each(ids, keys, pad):
     for row, order, own in zip(result, keys, ids):
         row[: (own != pad).sum()] = own[own != pad][order[own != pad].argsort()]
     return result
+
+
+def pushed(ids, keys, pad):
+    return keys.masked_fill(ids == pad, torch.inf).argsort(dim=1)
 
 
 def in_numpy(ids, keys, pad):
@@ -74,6 +78,7 @@ WRONG = {
     "decoder_batch": {
         "rows of different lengths": lambda rows, pad, start, end: torch.tensor([[start, *row] for row in rows]),
         "the right numbers in the wrong order": {"[*row, end]": "[*row[::-1], end]"},
+        "not in tensors": lambda *given: [side.tolist() for side in filled(*given)],
     },
     "prefix_mask": {
         "position 0 attends to 2, and it should not": {".tril()": ".tril(n_prefix)"},
@@ -82,12 +87,14 @@ WRONG = {
     "masked_mean": {"sizes do not broadcast": {"[..., None]": ""}},
     "reordered": {
         "takes whole rows": Several([lambda ids, keys, pad: ids[keys.argsort(dim=1)], "a"]),
+        "as by `scatter`": Several([lambda ids, keys, pad: ids.scatter(1, pushed(ids, keys, pad), ids), "a"]),
         "lost: b: compare": Several([of_each, "b"]),
     },
     "lowest_loss": {
         "`<end>` always follows": Several([per_day, [4, 7]]),
         "the first position is 0": Several([per_day, [5, 8, 11]]),
-        "which tokens never vary": Several([per_day, [0, 4, 7, 10]]),
+        "every target has the same token": Several([per_day, [0, 4, 7, 10]]),
+        "give positions from 0 to 10": Several([per_day, ["-", "-", "<end>"]]),
     },
     "char_f": {"it divides by 0": {"if shared == 0": "if shared < 0"}},
 }
