@@ -78,18 +78,28 @@ RIGHT = {
     "newton_schulz": [Several([by_svd, 5]), Several([factored, 5.0])],
 }
 WRONG = {
-    "positions_that_fit": {"every result is 2 times": lambda *sizes: 2 * one_by_one(*sizes)},
+    "positions_that_fit": {
+        "every result is 2 times": lambda *sizes: 2 * one_by_one(*sizes),
+        "it is a float": lambda *sizes: float(one_by_one(*sizes)),
+    },
     "grouped_attention": {
         "query head 0 uses key and value head 1": lambda q, k, v: by_index(q, k.flip(1), v.flip(1)),
-        "fewer heads than q": lambda q, k, v: (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v,
+        "as many heads as q": lambda q, k, v: (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v,
+        "without `dim` makes one row": {"k.repeat_interleave(n, dim=1)": "k.repeat_interleave(n)"},
     },
     "quantize_symmetric": {
         "an axis of size 1 is lost": {"keepdim=True": "keepdim=False"},
         "integers (int64) are expected": {".to(torch.int8)": ""},
+        "a group of zeros are not 0": {"scale.clamp(min=1e-12)).round()": "scale).nan_to_num(1).round()"},
+        "scale of a group of zeros is not 0": {"return codes, scale": "return codes, scale + (scale == 0)"},
+        "with 8 bits": {".round()": ".round().clamp(-100, 100)"},
     },
     "kept_messages": {"the result is empty": lambda messages, limit: []},
     "newton_schulz": {
+        "what 1 step would give": Several([lambda x, steps: by_svd(x, min(steps, 1)) if steps else None, 5]),
+        "the order is x @ x.mT @ x": Several([lambda x, steps: by_svd(x, steps) + 0 * x @ x, 5]),
         "its loss is the highest": Several([by_svd, 0]),
+        "enter one of the four": Several([by_svd, 3]),
         "they differ by more than 0.15": Several([by_svd, 2]),
         "fewer steps come within": Several([factored, 10]),
     },
