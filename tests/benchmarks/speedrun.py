@@ -1,0 +1,227 @@
+"""How much does Tiny Shakespeare teach in nanoGPT's time, and in an eighth of it? `python tests/benchmarks/speedrun.py`
+
+nanoGPT's recipe for a CPU, written anew with the course's GPT, and a modern recipe train side by side: each makes a
+step in turn, so that whatever else the machine does meets all alike. Every part of a training counts, from making the
+model to the last step; nothing is compiled, since compiling one block costs more than it saves in so short a time.
+The loss is that of the whole validation set, cut into windows of the model's own context. `modern` deviates so:
+
+- ModernGPT with RMSNorm, rotary positions (base 1,000: the context is short), squared ReLU, QK-norm, and logits capped
+  at 15, a context of 128, and its own output layer (not tied).
+- What adds to the residual stream, and the output layer, start at 0, so that the model starts as a bigram model, a
+  table of 65² logits added to the output.
+- Hash n-gram embeddings (Pagnoni et al. 2024, section 3.2.1): the last 2, 3, 4, 5 and 6 characters each choose a row of
+  a trainable table, which is added to the embedding. The blocks need not learn to spell. Rows are left out at random,
+  since the long n-grams learn the training set by heart. The rows "without n-grams" show what these tables contribute.
+- Muon for the matrices, AdamW for the rest, each with its own learning rate, constant and then linearly down to 0.
+- Batches of 4,096 tokens: Newton–Schulz costs the same for any batch, and small batches waste a CPU. Windows are taken
+  without replacement.
+- bfloat16 for matrix products, where the CPU has them; not in the attention kernel, whose backward pass in bfloat16 is
+  five times slower than in float32.
+
+Nothing was chosen on the validation set: `--held-out` takes the middle 5 % out of the training set and measures there.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gptlib.attention import Attend
+from gptlib.data import get_batch, load_text, train_val_split
+from gptlib.model import GPT, GPTConfig
+from gptlib.modern import ModernConfig, ModernGPT
+from gptlib.muon import Muon
+from gptlib.tokenizers import CharTokenizer
+from gptlib.training import cosine_schedule, evaluate, make_optimizer, next_token_loss
+
+V = 65  # characters
+ROWS = 32_749  # of each table of n-gram embeddings: a prime number
+
+
+def nanogpt(ids: Tensor, steps: int) -> Iterator[nn.Module]:
+    """The recipe in nanoGPT's README: 4 layers, 128 channels, context 64, batches of 12, AdamW, a cosine.
+
+    nanoGPT's fused AdamW needs a GPU; here the baseline has PyTorch's fused one, which makes it a little faster.
+    """
+    model = GPT(GPTConfig(V, context_length=64, n_layer=4, n_head=4, n_embd=128))
+    for block in model.blocks:
+        block.feed_forward.activation = nn.GELU()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.endswith("bias"))  # they start at 0: without them, as there
+    optimizer = make_optimizer(model, 1e-3, weight_decay=0.1)
+
+    for step in range(steps):
+        x, y = get_batch(ids, 12, 64)
+        for group in optimizer.param_groups:
+            group["lr"] = cosine_schedule(step, steps, learning_rate=1e-3, warmup_steps=100, floor=1e-4)
+        next_token_loss(model(x), y).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        yield model
+
+
+class NgramEmbedding(nn.Module):
+    """The token's embedding plus one row for each of the last 2, 3, … characters, found by a polynomial hash."""
+
+    def __init__(self, n_embd: int, orders: range, dropout: float):
+        super().__init__()
+        self.token = nn.Embedding(V, n_embd)
+        self.tables = nn.ModuleList([nn.Embedding(ROWS, n_embd) for _ in orders])
+        self.dropout = nn.Dropout1d(dropout)  # leaves out whole rows
+        nn.init.normal_(self.token.weight, std=0.02)
+        for table in self.tables:
+            nn.init.zeros_(table.weight)
+
+    def forward(self, idx: Tensor) -> Tensor:
+        """idx (B, T) -> (B, T, C)"""
+        x, key = self.token(idx), idx + 1
+        for n, table in enumerate(self.tables, start=1):
+            key = (key * 1_000_003 + F.pad(idx + 1, (n, 0))[:, : idx.shape[1]]) % ROWS  # 0: before the window
+            x = x + self.dropout(table(key))
+        return x
+
+
+class SpeedGPT(ModernGPT):
+    """ModernGPT that starts as a table of bigram logits, with n-gram embeddings."""
+
+    def __init__(self, config: ModernConfig, orders: range, dropout: float):
+        super().__init__(config)
+        self.token_embedding = NgramEmbedding(config.n_embd, orders, dropout)
+        self.bigram = nn.Embedding(V, V)
+        for block in self.blocks:
+            block.attention.attend = Float32Attend()
+            nn.init.zeros_(block.attention.out_proj.weight)
+            nn.init.zeros_(block.feed_forward.down_proj.weight)
+        nn.init.zeros_(self.lm_head.weight)
+        nn.init.zeros_(self.bigram.weight)
+
+    def forward(self, idx: Tensor, cache=None) -> Tensor:
+        """idx (B, T) -> logits (B, T, V)"""
+        return super().forward(idx, cache) + self.bigram(idx)
+
+
+class Float32Attend(Attend):
+    """`Attend` outside of autocast."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(q.float(), k.float(), v.float(), mask)
+
+
+def bfloat16_is_faster() -> bool:
+    """Whether this CPU multiplies matrices faster in bfloat16 than in float32."""
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16) * 2:  # the first of each warms up
+        a, b = torch.ones(4096, 128, dtype=dtype), torch.ones(128, 512, dtype=dtype)
+        began = time.perf_counter()
+        for _ in range(5):
+            a @ b
+        seconds[dtype] = time.perf_counter() - began
+    return seconds[torch.bfloat16] < seconds[torch.float32]
+
+
+def modern(ids: Tensor, steps: int, layers: int, orders: range, dropout: float = 0.0) -> Iterator[nn.Module]:
+    """The modern recipe; see the head of this file."""
+    T, B = 128, 32
+    config = ModernConfig(
+        V, T, layers, n_head=4, n_kv_head=4, n_embd=128, n_hidden=512, activation="relu2", rotary_base=1000.0,
+        tied=False, qk_norm=True, soft_cap=15.0,
+    )  # fmt: skip
+    model = SpeedGPT(config, orders, dropout)
+    matrices = [parameter for parameter in model.blocks.parameters() if parameter.ndim == 2]
+    others = [parameter for parameter in model.parameters() if all(parameter is not m for m in matrices)]
+    muon = Muon([{"params": matrices, "orthogonal": True}], lr=0.009)
+    adamw = torch.optim.AdamW(others, lr=0.006, betas=(0.9, 0.99), eps=1e-10, weight_decay=0.0, fused=True)
+    peaks = [(group, group["lr"]) for optimizer in (muon, adamw) for group in optimizer.param_groups]
+    bfloat16 = torch.autocast("cpu", torch.bfloat16, enabled=bfloat16_is_faster())
+    starts = torch.empty(0, dtype=torch.long)
+
+    for step in range(steps):
+        if len(starts) < B:  # a new pass: all windows in random order, from a random offset
+            starts = torch.randperm(len(ids) // T - 1) * T + torch.randint(T, ())
+        window, starts = ids[starts[:B, None] + torch.arange(T + 1)], starts[B:]
+        for group, peak in peaks:
+            group["lr"] = peak * min(1, (1 - step / steps) / 0.6)
+        with bfloat16:
+            loss = next_token_loss(model(window[:, :-1]).float(), window[:, 1:])
+        loss.backward()
+        with bfloat16:
+            muon.step()
+        adamw.step()
+        model.zero_grad()
+        yield model
+
+
+NGRAMS = range(2, 7)
+RECIPES: dict[str, tuple[Callable, int]] = {  # and the steps of each
+    "nanoGPT": (nanogpt, 2000),
+    "modern, briefest": (partial(modern, layers=1, orders=NGRAMS), 32),
+    "modern, an eighth": (partial(modern, layers=1, orders=NGRAMS), 90),
+    "modern": (partial(modern, layers=3, orders=NGRAMS, dropout=0.5), 350),
+    "without n-grams, an eighth": (partial(modern, layers=2, orders=range(0)), 90),
+    "without n-grams": (partial(modern, layers=4, orders=range(0)), 400),
+}
+
+
+class Run:
+    """One training, with its own random numbers and the seconds that it took, making the model included."""
+
+    def __init__(self, recipe: str, ids: Tensor, seed: int):
+        train, self.steps = RECIPES[recipe]
+        self.training = train(ids, self.steps)
+        self.done, self.wall, self.cpu = 0, 0.0, 0.0
+        self.random = torch.Generator().manual_seed(seed).get_state()
+
+    def advance(self) -> None:
+        torch.set_rng_state(self.random)
+        wall, cpu = time.perf_counter(), time.process_time()
+        self.model = next(self.training)  # one step
+        self.wall, self.cpu = self.wall + time.perf_counter() - wall, self.cpu + time.process_time() - cpu
+        self.done, self.random = self.done + 1, torch.get_rng_state()
+
+
+@torch.no_grad()
+def check_causal(model: nn.Module, ids: Tensor) -> None:
+    """A loss this low so early would also come of a model that sees the answer: no logits may depend on the future."""
+    x = ids[None, : model.config.context_length]
+    y = torch.cat([x[:, :40], (x[:, 40:] + 1) % V], dim=1)
+    torch.testing.assert_close(model(x)[:, :40], model(y)[:, :40])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--held-out", action="store_true", help="train without 5 % of the training set; measure there")
+    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES), help="these recipes (all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and the batches (0)")
+    options = parser.parse_args()
+    text = load_text("shakespeare")
+    ids, test = train_val_split(CharTokenizer(text).encode(text))
+    if options.held_out:
+        start, end = int(0.475 * len(ids)), int(0.525 * len(ids))
+        ids, test = torch.cat([ids[:start], ids[end:]]), ids[start:end]
+    print(
+        f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads; losses on all of "
+        f"{'what is held out of the training set' if options.held_out else 'the validation set'}, in nats per character"
+    )
+    runs = {name: Run(name, ids, options.seed) for name in options.only}
+    while unfinished := [run for run in runs.values() if run.done < run.steps]:
+        min(unfinished, key=lambda run: run.done / run.steps).advance()
+    print(f"{'recipe':<27} parameters  steps  seconds  ratio  CPU seconds  ratio   loss")
+    base = next(iter(runs.values()))
+    for name, run in runs.items():
+        check_causal(run.model.eval(), test)
+        parameters = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+        times = f"{run.wall:>9.1f}{run.wall / base.wall:>7.3f}{run.cpu:>13.1f}{run.cpu / base.cpu:>7.3f}"
+        print(f"{name:<27}{parameters:>11,}{run.steps:>7,}{times}{evaluate(run.model, test):>7.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
