@@ -34,7 +34,7 @@ help:
 	@echo "                (ADDRESS=https://github.com/teacher/fork: for your fork, the README too)"
 	@echo "make pictures   draw the course map and the README's picture again"
 	@echo "make mutants    make faults in a copy of the package, one by one, and see that the tests notice each"
-	@echo "make bench      measure training, generation, tokenization and loading beside other implementations"
+	@echo "make bench      measure training, generation, tokenization, loading and a short recipe beside others"
 	@echo "Each sets up $(VENV) first if it is missing. PYTHON=python3.12 chooses the Python to set it up with."
 
 lab: $(STAMP)
