@@ -58,9 +58,11 @@ history = gptlib.train(
     make_optimizer=muon.make_optimizer,
     on_step=on_step,
 )
-last = gptlib.evaluate(model, held_out)
-mean = gptlib.evaluate(average.module, held_out)
+mean = average.module if average.n_averaged else model  # the run may have been stopped before the last steps
 print(f"{len(history.train):,} steps in {history.seconds:.0f} s")
-print(f"held-out part of the training set: {last:.4f} after the last step, {mean:.4f} with the mean of the parameters")
-gptlib.pretrained.save(average.module, tokenizer, Path(__file__).parent)
-print(f"{gptlib.evaluate(average.module, val_ids):.4f} nats per character on the validation set")
+for name, trained in {"last step": model, "mean": mean}.items():
+    print(
+        f"{name}: {gptlib.evaluate(trained, held_out):.4f} nats per character on the held-out part of the training set"
+    )
+gptlib.pretrained.save(mean, tokenizer, Path(__file__).parent)
+print(f"mean: {gptlib.evaluate(mean, val_ids):.4f} nats per character on the validation set")
