@@ -140,8 +140,8 @@ def json_lines(file: TextIO) -> Iterator[tuple[int, Any]]:
         if text.strip():
             try:
                 yield line, json.loads(text)
-            except (ValueError, RecursionError) as error:
-                yield line, error
+            except json.JSONDecodeError as error:
+                yield line, ValueError(f"this is not JSON (column {error.colno}: {error.msg})")
 
 
 def json_items(file: TextIO) -> Iterator[tuple[int, Any]]:

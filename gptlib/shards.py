@@ -27,7 +27,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gptlib.bpe import END_OF_TEXT, BPETokenizer, pieces
-from gptlib.documents import PART, BadRecord, Document, documents, kind, read, source_files
+from gptlib.documents import PART, BadRecord, Document, kind, read, source_files
+from gptlib.documents import documents as documents
 from gptlib.files import atomic_write
 from gptlib.pretrained import Tokenizer, load_tokenizer, to_json, tokenizer_files
 from gptlib.tokenizers import CharTokenizer
