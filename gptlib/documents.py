@@ -68,7 +68,8 @@ def documents(source: str | Path, field: str = "text", separator: str | None = N
 def source_files(source: str | Path) -> list[Path]:
     """The file, or those of a folder and its subfolders in order of their names, without hidden ones."""
     source = Path(source)
-    found = [source] if source.is_file() else [path for path in source.rglob("[!.]*") if path.is_file()]
+    found = [source] if source.is_file() else [path for path in source.rglob("*") if path.is_file()]
+    found = [path for path in found if not any(part[0] == "." for part in path.relative_to(source).parts)]
     if not found:
         raise FileNotFoundError(f"there is no file in {source}: name a file or a folder with {', '.join(ENDINGS)}")
     return sorted(found, key=lambda path: (kind(path) in ENDINGS, path.as_posix()))  # another kind is refused at once

@@ -15,6 +15,7 @@
 import argparse
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -62,12 +63,12 @@ def prepare(
         ],
         "tokenizer": hashlib.sha256(b"".join(tokenizer_data.values())).hexdigest(),
         "vocab_size": tokenizer.vocab_size, "field": field, "separator": separator, "val_fraction": val_fraction,
-        "seed": seed, "shard_tokens": shard_tokens, "skip_bad": skip_bad,
+        "seed": seed, "shard_tokens": shard_tokens,
     }  # fmt: skip
     if (folder / "manifest.json").is_file():
         return same(read_manifest(folder), settings, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    run = Preparation(folder, tokenizer, settings)
+    run = Preparation(root, folder, tokenizer, settings, skip_bad)
     for name, content in tokenizer_data.items():
         atomic_write(folder / name, partial(Path.write_bytes, data=content))
     with tqdm(total=sum(sizes), unit="B", unit_scale=True, disable=not progress) as bar:
@@ -79,27 +80,30 @@ def prepare(
 def same(stored: dict, settings: dict, folder: Path) -> dict:
     """What is `stored`; raises ValueError when it was made with other `settings`."""
     if other := [name for name, value in settings.items() if stored.get(name) != value]:
-        raise ValueError(
-            f"{folder} holds shards with other {', '.join(other)}: name another folder, or delete this one"
-        )
+        raise ValueError(f"{folder} holds shards with other {', '.join(other)}: name another folder, or delete it")
     return stored
 
 
 class Preparation:
     """Documents on their way into shards: full ones are written, and the ids of the next ones wait in memory."""
 
-    def __init__(self, folder: Path, tokenizer: Tokenizer, settings: dict):
-        self.folder, self.tokenizer, self.settings = folder, tokenizer, settings
+    def __init__(self, root: Path, folder: Path, tokenizer: Tokenizer, settings: dict, skip_bad: bool):
+        self.root, self.folder, self.tokenizer = root, folder, tokenizer
+        self.settings, self.skip_bad = settings, skip_bad
         self.end, self.dtype = end_ids(tokenizer), dtype_for(tokenizer.vocab_size)
         self.waiting = {name: np.empty(settings["shard_tokens"], self.dtype) for name in SETS}
         self.state: dict = {"done": 0, "pieces": 0, "skipped": {"empty": 0, "broken": 0, "first": []}}
         self.state |= {name: {"documents": 0, "characters": 0, "tokens": 0, "shards": []} for name in SETS}
         if (folder / "progress.npz").is_file():
             with np.load(folder / "progress.npz") as saved:
-                self.state = same(json.loads(str(saved["state"])), settings, folder)
-                for name in SETS:
+                before = json.loads(str(saved["state"]))
+                for name in SETS if any(before[name]["shards"] for name in SETS) else ():
+                    self.state = same(before, settings, folder)
                     self.waiting[name][: len(saved[name])] = saved[name]
-                    check_shards(folder, self.state[name]["shards"], self.dtype)
+                    check_shards(folder, before[name]["shards"], self.dtype)
+        elif any(folder.glob("[!.]*")):
+            raise ValueError(f"{folder} has other files in it: name another folder")
+        self.save()
 
     def add(self, document: Document) -> None:
         """Encode a document, or skip it. The state counts documents that are done, and pieces of the next one."""
@@ -124,7 +128,7 @@ class Preparation:
                 full = self.extend(name, self.end)
                 state[name]["documents"] += 1
         except BadRecord as error:
-            if state["pieces"] or not self.settings["skip_bad"]:
+            if state["pieces"] or not self.skip_bad:
                 raise
             self.skip("broken", error)
         state.update(done=state["done"] + 1, pieces=0)
@@ -172,8 +176,9 @@ class Preparation:
         atomic_write(self.folder / "progress.npz", lambda new: np.savez(new, **arrays))  # type: ignore[arg-type]
 
     def skip(self, why: str, error: BadRecord) -> None:
+        message = str(error).removeprefix(f"{self.root}{os.sep}")  # as the manifest names the sources
         self.state["skipped"][why] += 1
-        self.state["skipped"]["first"] = [*self.state["skipped"]["first"], str(error)][:100]
+        self.state["skipped"]["first"] = [*self.state["skipped"]["first"], message][:100]
 
     def finish(self) -> dict:
         """Write the last shards and the manifest."""

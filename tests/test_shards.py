@@ -92,7 +92,7 @@ def set_of(text, seed=0, val_fraction=0.1):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 # ---------------------------------------------------------------- reading
@@ -113,7 +113,8 @@ def test_a_folder_is_read_in_order_of_names_with_its_subfolders(tmp_path):
     (tmp_path / ".git").mkdir()
     for name in ("b/c/1.txt", "a.txt", "b/2.txt", "c.txt.gz"):
         (tmp_path / name).write_bytes((gzip.compress if name.endswith("gz") else bytes)(name.encode()))
-    (tmp_path / ".DS_Store").write_bytes(b"\xff")
+    for name in (".DS_Store", ".git/config"):
+        (tmp_path / name).write_bytes(b"\xff")
     assert list(documents(tmp_path)) == ["a.txt", "b/2.txt", "b/c/1.txt", "c.txt.gz"]
 
 
@@ -421,8 +422,7 @@ def test_a_killed_preparation_continues_and_ends_the_same(mixed, unbroken, bpe, 
     assert process.wait() != 0 and not (tmp_path / "out" / "manifest.json").exists()
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    found = contents(tmp_path / "out")
-    assert {name: data for name, data in found.items() if not name.startswith(".")} == unbroken
+    assert contents(tmp_path / "out") == unbroken
 
 
 def test_what_changed_since_the_interruption_is_noticed(mixed, bpe, tmp_path, monkeypatch):
@@ -435,6 +435,31 @@ def test_what_changed_since_the_interruption_is_noticed(mixed, bpe, tmp_path, mo
     (tmp_path / "out" / "train-00000.bin").write_bytes(b"\0" * 20_000)
     with pytest.raises(ValueError, match="train-00000.bin was altered"):
         quiet(mixed / "in", tmp_path / "out", bpe, **OPTIONS)
+
+
+def test_what_was_refused_continues_with_skip_bad(mixed, unbroken, bpe, tmp_path):
+    with small_parts():
+        with pytest.raises(BadRecord, match="a.jsonl, line 21: this is not JSON"):
+            quiet(mixed / "in", tmp_path / "out", bpe, **OPTIONS | {"skip_bad": False})
+        quiet(mixed / "in", tmp_path / "out", bpe, **OPTIONS)
+    assert contents(tmp_path / "out") == unbroken
+
+
+def test_other_settings_are_free_until_there_is_a_shard(bpe, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"words": "one"}\n{"words": "two"}\n')
+    with pytest.raises(BadRecord, match="no field 'text'"):
+        quiet(tmp_path / "a.jsonl", tmp_path / "out", bpe, val_fraction=0)
+    quiet(tmp_path / "a.jsonl", tmp_path / "out", bpe, val_fraction=0, field="words")
+    assert Shards(tmp_path / "out").n_tokens == len(bpe.encode("one") + bpe.encode("two")) + 2
+
+
+def test_a_folder_with_other_files_is_left_alone(bpe, tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "merges.txt").write_text("mine")
+    with pytest.raises(ValueError, match="model has other files in it"):
+        quiet(tmp_path / "a.txt", tmp_path / "model", bpe, val_fraction=0)
+    assert contents(tmp_path / "model") == {"merges.txt": b"mine"}
 
 
 def test_a_full_disk_is_named_and_the_preparation_continues(bpe, varied, tmp_path):
