@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from heapq import heappop, heappush
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from gptlib.tokenizers import check_encodable, tokens_of
 Pair = tuple[int, int]
 # Words with the space before them, numbers, runs of other symbols, and whitespace: no merge crosses these borders.
 PATTERN = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?[a-zA-Z]+| ?[0-9]+| ?[^\sa-zA-Z0-9]+|\s+(?!\S)|\s+", re.ASCII)
+BORDER = re.compile(r".*\S(?=[ \n])", re.DOTALL)  # up to the last space or newline that follows something else
 GAP = -1  # an id for no token: the border of a pre-token, or what is left of a token merged into the one before it
 
 
@@ -31,6 +32,17 @@ def pre_tokenize(text: str) -> list[str]:
     # which an ASCII character of the same class replaces each other character.
     classes = {ord(c): ascii_class(c) for c in set(text) if not c.isascii()}
     return [text[match.start() : match.end()] for match in PATTERN.finditer(text.translate(classes))]
+
+
+def pieces(chunks: Iterable[str]) -> Iterator[str]:
+    """The text of `chunks`, cut where a space or newline follows something else: no tokenizer has a token across."""
+    rest = ""
+    for chunk in chunks:
+        searched, rest = max(len(rest) - 1, 0), rest + chunk
+        if border := BORDER.match(rest, searched):
+            yield rest[: border.end()]
+            rest = rest[border.end() :]
+    yield rest
 
 
 def ascii_class(character: str) -> str:
@@ -224,6 +236,10 @@ class BPETokenizer:
                     self._cache[pre_token] = apply_merges(self._ranks, byte_ids(pre_token))
                 ids += self._cache[pre_token]
         return ids
+
+    def encode_iterable(self, chunks: Iterable[str]) -> Iterator[list[int]]:
+        """The ids of a text that arrives in `chunks`, some at a time: joined, they are those of the whole text."""
+        return map(self.encode, pieces(chunks))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids` (T,); bytes that are not UTF-8, such as a part of a character, become �."""

@@ -65,16 +65,27 @@ def load(source: str | Path) -> tuple[Any, Any]:
             old = FIRST_EDITION & {part for name in [*content, *stored.keys()] for part in name.split(".")}
         if old:
             raise ValueError(f"it is of the first edition of gptlib, with the names {sorted(old)}: train it again")
-        kind = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        if kind["type"] == "BPETokenizer":
-            tokenizer = BPETokenizer.load(merges)
-        else:
-            tokenizer = getattr(tokenizers, kind["type"]).from_vocabulary(kind["vocabulary"])
+        tokenizer = load_tokenizer(folder)
         kind = ModernConfig if "n_kv_head" in content else EncoderDecoderConfig if "pad" in content else GPTConfig
         return read_model(weights, kind(**content), tokenizer, {}), tokenizer
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         advice = "if a file is damaged, save or download it again"
         raise ValueError(f"{folder} cannot be loaded ({type(error).__name__}: {error}): {advice}") from error
+
+
+def load_tokenizer(source: str | Path) -> Tokenizer:
+    """The tokenizer in a folder with a model or shards, of a model that the course ships, or GPT-2's ("gpt2")."""
+    if source == "gpt2":
+        return BPETokenizer.gpt2()
+    folder = data_dir() / source if source in SHIPPED else Path(source)
+    file, merges = folder / "tokenizer.json", folder / "merges.txt"
+    kind = json.loads(file.read_text(encoding="utf-8")) if file.is_file() or not merges.is_file() else {}
+    if kind.get("type", "BPETokenizer") == "BPETokenizer":  # the file of transformers has no type
+        return BPETokenizer.load(merges)
+    try:
+        return getattr(tokenizers, kind["type"]).from_vocabulary(kind["vocabulary"])
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} holds no tokenizer of the course ({type(error).__name__}: {error})") from error
 
 
 def read_model(file: Path, config: Any, tokenizer: Tokenizer | None, names: dict[str, str]) -> Model:
@@ -128,21 +139,37 @@ def save(model: Model, tokenizer: Tokenizer, folder: str | Path) -> None:
 
     Raises ValueError when the two could not be loaded again, and OSError when the folder cannot be written.
     """
-    kind: dict = {"type": type(tokenizer).__name__}
-    if not isinstance(tokenizer, BPETokenizer):
-        kind["vocabulary"] = tokenizer.vocabulary
-    write(model, tokenizer, Path(folder), {"config.json": vars(model.config), "tokenizer.json": kind}, {})
+    files = {"config.json": to_json(vars(model.config)), **tokenizer_files(tokenizer)}
+    write(model, tokenizer, Path(folder), files, {})
 
 
 def save_gpt2(model: GPT, folder: str | Path, tokenizer: BPETokenizer | None = None) -> None:
     """Like `save`, in the Hugging Face layout of GPT-2, which `transformers` reads too."""
-    write(model, tokenizer, Path(folder), gpt2.hf_files(model.config, tokenizer), gpt2.hf_names(model.config.n_layer))
+    files = {name: to_json(content) for name, content in gpt2.hf_files(model.config, tokenizer).items()}
+    files |= tokenizer_files(tokenizer) if tokenizer else {}
+    files.pop("tokenizer.json", None)
+    write(model, tokenizer, Path(folder), files, gpt2.hf_names(model.config.n_layer))
     for name in ("tokenizer.json", "special_tokens_map.json", "added_tokens.json") if tokenizer else ():
         (Path(folder) / name).unlink(missing_ok=True)  # transformers would read these of an earlier tokenizer
 
 
-def write(model: Model, tokenizer: Tokenizer | None, folder: Path, contents: dict, names: dict[str, str]) -> None:
-    """Check all, then write the parameters under `names`, JSON files with these `contents`, and the tokenizer's own."""
+def to_json(content: dict) -> bytes:
+    return (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
+
+
+def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """The names and contents of the files that `load_tokenizer` reads; raises ValueError when it would refuse them."""
+    kind = {"type": type(tokenizer).__name__}
+    if not isinstance(tokenizer, BPETokenizer):
+        return {"tokenizer.json": to_json({**kind, "vocabulary": tokenizer.vocabulary})}
+    with TemporaryDirectory() as scratch:
+        tokenizer.save(Path(scratch, "merges.txt"))
+        merges = {file.name: file.read_bytes() for file in sorted(Path(scratch).iterdir())}
+    return {"tokenizer.json": to_json(kind), **merges}
+
+
+def write(model: Model, tokenizer: Tokenizer | None, folder: Path, files: dict[str, bytes], names: dict) -> None:
+    """Check all, then write the parameters under `names`, and the other `files`."""
     weights = {}
     for name, tensor in model.named_parameters():
         ours = name.replace("_orig_mod.", "")  # torch.compile adds it
@@ -154,14 +181,8 @@ def write(model: Model, tokenizer: Tokenizer | None, folder: Path, contents: dic
     if not folder.is_dir():
         check_writable(folder)
         folder.mkdir()
-    for name in [*FILES, *contents]:
+    for name in [*FILES, *files]:
         check_writable(folder / name)
-    files = {"model.safetensors": to_bytes(weights, metadata={"format": "pt"})}  # first, since it needs the most room
-    for name, content in contents.items():
-        files[name] = (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
-    if isinstance(tokenizer, BPETokenizer):
-        with TemporaryDirectory() as scratch:  # it may refuse to be saved
-            tokenizer.save(Path(scratch, "merges.txt"))
-            files |= {file.name: file.read_bytes() for file in Path(scratch).iterdir()}
-    for name, data in files.items():
+    content = to_bytes(weights, metadata={"format": "pt"})
+    for name, data in {"model.safetensors": content, **files}.items():  # the one that needs the most room comes first
         atomic_write(folder / name, partial(Path.write_bytes, data=data))
