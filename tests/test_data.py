@@ -1,5 +1,6 @@
 """Texts, the split and batches, against plain slices."""
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -406,7 +407,9 @@ def scaling_runs():
 
 
 def test_the_card_of_the_scaling_runs_has_the_recorded_losses(scaling_sweep, scaling_runs):
-    assert scaling_sweep.table(scaling_runs) in (DATA / "scaling" / "README.md").read_text(encoding="utf-8")
+    card = (DATA / "scaling" / "README.md").read_text(encoding="utf-8")
+    assert scaling_sweep.table(scaling_runs) in card
+    assert hashlib.sha256((DATA / "scaling" / "runs.json").read_bytes()).hexdigest() in card
 
 
 def test_the_scaling_runs_take_their_budgets(scaling_sweep, scaling_runs):
