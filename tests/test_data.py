@@ -1,5 +1,6 @@
 """Texts, the split and batches, against plain slices."""
 
+import hashlib
 import importlib.util
 import json
 import math
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from gptlib import BPETokenizer, CharTokenizer, WordTokenizer, data, files, modern, ngram, pretrained
 from gptlib.encoder_decoder import pad_ids, translate
@@ -362,12 +365,16 @@ def test_the_translator_predicts_french_that_it_has_not_seen(pairs):
 # ---------------------------------------------------------------- the ablation ladder of notebook 13
 
 
-@pytest.fixture(scope="module")
-def sweep():
-    spec = importlib.util.spec_from_file_location("sweep", DATA / "modern_ladder" / "sweep.py")
+def load_sweep(folder):
+    spec = importlib.util.spec_from_file_location("sweep", DATA / folder / "sweep.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    return load_sweep("modern_ladder")
 
 
 def test_the_ladder_ends_at_the_modern_gpt(sweep):
@@ -384,3 +391,43 @@ def test_the_card_of_the_ladder_has_the_recorded_losses(sweep):
     runs = json.loads((DATA / "modern_ladder" / "runs.json").read_text(encoding="utf-8"))
     card = (DATA / "modern_ladder" / "README.md").read_text(encoding="utf-8")
     assert sweep.table(runs) in card
+
+
+# ---------------------------------------------------------------- the scaling runs of notebook 14
+
+
+@pytest.fixture(scope="module")
+def scaling_sweep():
+    return load_sweep("scaling")
+
+
+@pytest.fixture(scope="module")
+def scaling_runs():
+    return json.loads((DATA / "scaling" / "runs.json").read_text(encoding="utf-8"))
+
+
+def test_the_card_of_the_scaling_runs_has_the_recorded_losses(scaling_sweep, scaling_runs):
+    card = (DATA / "scaling" / "README.md").read_text(encoding="utf-8")
+    assert scaling_sweep.table(scaling_runs) in card
+    assert hashlib.sha256((DATA / "scaling" / "runs.json").read_bytes()).hexdigest() in card
+
+
+def test_the_scaling_runs_take_their_budgets(scaling_sweep, scaling_runs):
+    """Counted by PyTorch in the matrix products of one forward pass, of which a step takes three times as much."""
+    for width in {run["width"] for run in scaling_runs}:
+        model = scaling_sweep.build(width, seed=0)
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            model(scaling_sweep.train_ids[None, :64])
+        for run in (run for run in scaling_runs if run["width"] == width):
+            assert run["parameters"] == sum(p.numel() for p in model.parameters())
+            step = 3 * counter.get_total_flops() * scaling_sweep.BATCH
+            assert run["budget"] is None or abs(run["steps"] * step - run["budget"]) < step
+
+
+def test_the_scaling_runs_have_the_best_learning_rate_tried(scaling_sweep, scaling_runs):
+    """Half of it and twice of it were worse with seed 0, which chose it; the largest budget was not tuned."""
+    losses = {(run["budget"], run["width"], run["rate"]): run["loss"] for run in scaling_runs if run["seed"] == 0}
+    for run in scaling_runs:
+        if run["seed"] and run["budget"] != scaling_sweep.NEXT_BUDGET:
+            half, best, double = (losses[run["budget"], run["width"], run["rate"] * factor] for factor in (0.5, 1, 2))
+            assert best < min(half, double)
