@@ -243,6 +243,18 @@ FAULTS = {
         "    tables |= {": {"    _ = {": "output layer orthogonalized"},
         "if p.ndim < 2]}]  #": {'if p.ndim < 2], "weight_decay": weight_decay}]  #': "vectors decay"},
     },
+    "scaling.py": {
+        "return 6 * products + 12 *": {
+            "return 2 * products + 12 *": "backward pass of the products not counted",
+            "return 6 * products + 6 *": "half of attention's products counted",
+        },
+        "blocks + config.vocab_size * config.n_embd": {"blocks": "output layer not counted"},
+        "return 2 * size**3 / min(seconds)": {"return 2 * size**3 / max(seconds)": "slowest product taken as the peak"},
+        '"H100 PCIe": 756e12, "H100": 989e12': {'"H100": 989e12, "H100 PCIe": 756e12': "one card taken for another"},
+        "operand = 2 if mixed_precision else 4": {"operand = 4": "autocast saves no memory"},
+        "4 * C if checkpointed else block": {"0 if checkpointed else block": "inputs of the blocks not kept"},
+        '"moments": 8 * parameters': {'"moments": 4 * parameters': "one moment per parameter"},
+    },
     "quantization.py": {
         "[blocks[:, 4:] & 0b1111, blocks[:, 4:] >> 4]": {
             "[blocks[:, 4:] >> 4, blocks[:, 4:] & 0b1111]": "halves of the bytes swapped",
@@ -347,7 +359,7 @@ def main() -> int:
     chosen, unnoticed, begun = faults(parser.parse_args().only), [], time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch).resolve()
-        for name in ("gptlib", "tests", "data"):
+        for name in ("gptlib", "tests", "tools", "data"):
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("conftest.py", "pyproject.toml"):
             shutil.copy(ROOT / name, folder)

@@ -180,10 +180,10 @@ def test_every_dependency_has_an_exact_version():
 
 
 def test_the_package_keeps_to_the_budgets_of_contributing():
-    """Lines per module as the table there says, docstrings included, and 3,200 in all."""
-    table = re.findall(
-        r"^\| (`[^|]+) \|[^|]+\| ([\d, ]+) \|$", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M
-    )
+    """Lines per module and in all, as stated there, docstrings included."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| (`[^|]+) \|[^|]+\| ([\d, ]+) \|$", text, re.M)
+    (in_all,) = re.findall(r"at most ([\d,]+) lines in\s+all", text)
     budgets = {}
     for names, lines in table:
         budgets |= dict(zip(re.findall(r"`(\w+)/?`", names), map(int, lines.split(", ")), strict=True))
@@ -194,4 +194,4 @@ def test_the_package_keeps_to_the_budgets_of_contributing():
             found[name] = found.get(name, 0) + len(path.read_text(encoding="utf-8").splitlines())
     assert found.keys() == budgets.keys()
     assert {name: lines for name, lines in found.items() if lines > budgets[name]} == {}
-    assert sum(found.values()) <= 3_200
+    assert sum(found.values()) <= int(in_all.replace(",", ""))
