@@ -3,8 +3,11 @@
 A checkpoint belongs to one run; a finished model to keep or share is written by `pretrained.save`.
 """
 
+import shutil
+import warnings
 from dataclasses import asdict
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
@@ -84,3 +87,23 @@ def load(path: Path, run: Run) -> None:
         torch.cuda.set_rng_state_all(state["dropout on GPUs"])
     vars(run.history).update(vars(history), interrupted=False)
     run.checkpoint = path
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest complete one of the checkpoints step-….pt in `folder`; a damaged one is named and renamed.
+
+    What is left of files that were being written when a process was killed is deleted.
+    """
+    for unfinished in folder.glob(".step-*"):
+        shutil.rmtree(unfinished)
+    for path in sorted(folder.glob("step-*.pt"), reverse=True):
+        try:
+            with ZipFile(path) as file:
+                damaged = file.testzip()  # compares the checksum of each of its parts
+        except (BadZipFile, EOFError, NotImplementedError, ValueError) as error:
+            damaged = str(error)
+        if damaged is None:
+            return path
+        path = path.replace(path.with_suffix(".damaged"))
+        warnings.warn(f"this checkpoint is damaged, and the one before it is used: {path} ({damaged})", stacklevel=2)
+    return None

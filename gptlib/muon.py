@@ -40,7 +40,7 @@ class Muon(torch.optim.Optimizer):
                 raise ValueError(f"a parameter {tuple(shape)} is not a matrix: put it into a group for AdamW")
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
+    def step(self, closure=None) -> None:  # type: ignore[override]
         """Change each parameter that has a gradient: weight decay, then the update."""
         for group in self.param_groups:
             update = muon_update if group["orthogonal"] else adamw_update
