@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from tqdm.utils import CallbackIOWrapper
+
 PART = 2**18  # the characters of a text that are read at a time
 OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 ENDINGS = (".txt", ".json", ".jsonl", ".csv", ".parquet")
@@ -80,26 +82,14 @@ def kind(path: Path) -> str:
     return (path.with_suffix("") if path.suffix in OPENERS else path).suffix
 
 
-class Counted(io.FileIO):
-    """A file that reports how many bytes are read of it."""
-
-    def __init__(self, path: Path, report: Callable[[int], object]):
-        super().__init__(path)
-        self.report = report
-
-    def readinto(self, buffer: Any) -> int:
-        n = super().readinto(buffer) or 0
-        self.report(n)
-        return n
-
-
 def read(
     files: list[Path], field: str, separator: str | None = None, report: Callable[[int], object] = lambda n: None
 ) -> Iterator[Document]:
     """The documents of these files, good or bad; `report` is called with each number of bytes that are read."""
     for path in files:
-        with io.BufferedReader(Counted(path, report)) as raw:
-            binary = OPENERS[path.suffix](raw) if path.suffix in OPENERS else raw
+        with path.open("rb", buffering=0) as raw:
+            binary = CallbackIOWrapper(report, raw)
+            binary = OPENERS[path.suffix](binary) if path.suffix in OPENERS else binary
             found: Iterable[tuple[int, Any]]
             if kind(path) == ".parquet":
                 found = parquet_rows(binary, field)
