@@ -179,10 +179,11 @@ def parquet_rows(file: BinaryIO, field: str) -> Iterator[tuple[int, Any]]:
         from pyarrow import parquet
     except ImportError:
         raise ImportError("reading .parquet files needs pyarrow: python -m pip install pyarrow") from None
-    table = parquet.ParquetFile(file)
+    # Unbuffered, or with threads, a column of many thousand rows would be read at once.
+    table = parquet.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
     if field not in (names := table.schema_arrow.names):
         raise ValueError(f"there is no column {field!r}, only {', '.join(names)}")
-    batches = table.iter_batches(batch_size=64, columns=[field])
+    batches = table.iter_batches(batch_size=64, columns=[field], use_threads=False)
     yield from enumerate((text for batch in batches for text in batch.column(0).to_pylist()), start=1)
 
 
