@@ -313,6 +313,8 @@ def main(arguments: list[str] | None = None) -> None:
         manifest = prepare(source, folder, tokenizer, **options)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"{parser.prog}: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"{parser.prog}: interrupted; the same command continues")
     for name in SETS:
         print(name, *(f"{manifest[name][what]:,} {what}" for what in ("documents", "characters", "tokens")), sep="  ")
     skipped = manifest["skipped"]

@@ -282,7 +282,9 @@ FAULTS = {
     "documents.py": {
         'errors="surrogateescape"': {'errors="replace"': "bytes that are not UTF-8 silently replaced"},
         "(rest + chunk).split": {"chunk.split": "a separator between two parts overlooked"},
-        "newlines += part.count(": {"newlines = part.count(": "lines counted from the last part only"},
+        r'newlines += part.count("\n")' "\n            yield": {
+            r'newlines = part.count("\n")' "\n            yield": "lines counted from the last part only"
+        },
         "strict=True": {"strict=False": "a quote that does not end swallows the rest of a table"},
         "len(row) != len(names)": {"False": "what follows a comma without quotes dropped"},
         "(kind(path) in ENDINGS, path.as_posix())": {"path.stat().st_mtime": "files in no fixed order"},

@@ -69,10 +69,10 @@ def cap(n):
             os.mkdir(group)
             open(os.path.join(group, limit), "w").write(str(n))
             open(os.path.join(group, "cgroup.procs"), "w").write(str(os.getpid()))
-            return "a cap of"
+            return group, "a cap of"
         except OSError:
             continue
-    return "without a cap, which would be"
+    return None, "no cap, which would be"
 
 T, B, generator = 1024, 32, torch.Generator().manual_seed(0)
 train = Shards(sys.argv[1])
@@ -80,10 +80,13 @@ train.batch([0], T)
 n = train.n_windows(T)
 order = torch.randperm(n, generator=generator)
 size = train.n_tokens * train.dtype.itemsize // 4
-before, capped, began = memory(), cap(size), time.process_time()
+before, (group, capped), began = memory(), cap(size), time.process_time()
 for indices in order.split(B):
     x, y = train.batch(indices, T)
 seconds, after = time.process_time() - began, memory()
+if group:  # leave it, so that it can be removed
+    open(os.path.join(os.path.dirname(group), "cgroup.procs"), "w").write(str(os.getpid()))
+    os.rmdir(group)
 print(seconds, n, *(after[a] - before[b] for a, b in (("VmHWM", "VmRSS"), ("RssAnon",) * 2, ("RssFile",) * 2)), end=" ")
 print(size / 1e6, capped, sep=" ")
 """
