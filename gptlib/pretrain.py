@@ -27,11 +27,12 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -72,8 +73,13 @@ def start_processes(kind: str) -> torch.device:
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if kind == "cuda" else kind)
     if kind == "cuda":
         torch.cuda.set_device(device)
-    alone: dict = {} if "RANK" in os.environ else {"store": distributed.HashStore(), "rank": 0, "world_size": 1}
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", **alone)
+    if "RANK" in os.environ:
+        store, rank, size = next(rendezvous("env://"))
+    else:
+        store, rank, size = distributed.HashStore(), 0, 1
+    store = distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)  # not the addresses of
+    backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"  # processes that died before torchrun's restart
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     return device
 
 
@@ -99,11 +105,10 @@ def windows(start: int, end: int, n: int, seed: int) -> list[int]:
     return [int(epoch_order(n, seed, i // n)[i % n]) for i in range(start, end)]
 
 
-def open_log(path: Path, step: int) -> TextIO:
-    """The log, cut back to its first `step` rows, to append to."""
+def cut_log(path: Path, step: int) -> None:
+    """Keep the first `step` rows of the log."""
     rows = path.read_text(encoding="utf-8").splitlines()[: step + 1] if step and path.is_file() else [COLUMNS]
     atomic_write(path, lambda new: new.write_text("\n".join([*rows, ""]), encoding="utf-8"))
-    return path.open("a", encoding="utf-8", buffering=1)  # a line at a time
 
 
 class Trainer:
@@ -143,7 +148,9 @@ class Trainer:
             signal.signal(number, lambda number, _: stop.append(number))
         self.warm_up()
         begun, seconds = self.resume()
-        log = open_log(self.folder / "log.csv", begun) if self.rank == 0 else None
+        log = self.folder / "log.csv"
+        if self.rank == 0:
+            cut_log(log, begun)
         bar = tqdm(total=c.steps, initial=begun, unit="step", mininterval=1, disable=self.rank > 0)
         tokens, floor = c.batch_size * self.T, c.final_fraction * c.learning_rate
         flops, (peak,) = tokens * flops_per_token(self.config.model), total(peak_flops(self.device, self.dtype))
@@ -162,10 +169,11 @@ class Trainer:
             stopped, step, took = any(total(len(stop))), step + 1, time.perf_counter() - start
             val_loss = f"{self.evaluate():.6f}" if step % run.eval_every == 0 or step == c.steps else ""
             seconds += time.perf_counter() - start
-            if log:
+            if self.rank == 0:
                 speed, mfu = tokens / took, flops / took / peak
                 row = [step, step * tokens, f"{loss:.6f}", val_loss, f"{rate:.6g}", f"{norm:.6f}"]
-                log.write(",".join(map(str, [*row, f"{speed:.0f}", f"{mfu:.4f}", f"{seconds:.2f}"])) + "\n")
+                with log.open("a", encoding="utf-8") as file:
+                    print(*row, f"{speed:.0f}", f"{mfu:.4f}", f"{seconds:.2f}", sep=",", file=file)
                 bar.set_postfix_str(f"loss {loss:.3f} · {speed:,.0f} tokens/s · MFU {mfu:.1%}", refresh=False)
                 bar.update()
             if step % run.save_every == 0 or step == c.steps or stopped:
