@@ -54,14 +54,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("config", help="a TOML file, or the name of one in gptlib/configs")
     parser.add_argument("changes", nargs="*", metavar="section.key=value", help="settings instead of those in the file")
     given = parser.parse_args(arguments)
+    end = None
     try:
         config = read_config(given.config, given.changes)
         Trainer(config, start_processes(config.run.device)).run()
     except (ArithmeticError, KeyboardInterrupt, OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: {error}" if os.environ.get("LOCAL_RANK", "0") == "0" else 1)
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        end = f"{parser.prog}: {error}" if os.environ.get("LOCAL_RANK", "0") == "0" else 1
+    if distributed.is_initialized():  # only now is the Trainer gone: it may hang if it goes after the processes' group
+        distributed.destroy_process_group()
+    sys.exit(end)
 
 
 def start_processes(kind: str) -> torch.device:
