@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from tqdm.utils import CallbackIOWrapper
+
 PART = 2**18  # the characters of a text that are read at a time
 OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 ENDINGS = (".txt", ".json", ".jsonl", ".csv", ".parquet")
@@ -68,7 +70,8 @@ def documents(source: str | Path, field: str = "text", separator: str | None = N
 def source_files(source: str | Path) -> list[Path]:
     """The file, or those of a folder and its subfolders in order of their names, without hidden ones."""
     source = Path(source)
-    found = [source] if source.is_file() else [path for path in source.rglob("[!.]*") if path.is_file()]
+    found = [source] if source.is_file() else [path for path in source.rglob("*") if path.is_file()]
+    found = [path for path in found if not any(part[0] == "." for part in path.relative_to(source).parts)]
     if not found:
         raise FileNotFoundError(f"there is no file in {source}: name a file or a folder with {', '.join(ENDINGS)}")
     return sorted(found, key=lambda path: (kind(path) in ENDINGS, path.as_posix()))  # another kind is refused at once
@@ -79,26 +82,14 @@ def kind(path: Path) -> str:
     return (path.with_suffix("") if path.suffix in OPENERS else path).suffix
 
 
-class Counted(io.FileIO):
-    """A file that reports how many bytes are read of it."""
-
-    def __init__(self, path: Path, report: Callable[[int], object]):
-        super().__init__(path)
-        self.report = report
-
-    def readinto(self, buffer: Any) -> int:
-        n = super().readinto(buffer) or 0
-        self.report(n)
-        return n
-
-
 def read(
     files: list[Path], field: str, separator: str | None = None, report: Callable[[int], object] = lambda n: None
 ) -> Iterator[Document]:
     """The documents of these files, good or bad; `report` is called with each number of bytes that are read."""
     for path in files:
-        with io.BufferedReader(Counted(path, report)) as raw:
-            binary = OPENERS[path.suffix](raw) if path.suffix in OPENERS else raw
+        with path.open("rb", buffering=0) as raw:
+            binary = CallbackIOWrapper(report, raw)
+            binary = OPENERS[path.suffix](binary) if path.suffix in OPENERS else binary
             found: Iterable[tuple[int, Any]]
             if kind(path) == ".parquet":
                 found = parquet_rows(binary, field)
@@ -140,8 +131,8 @@ def json_lines(file: TextIO) -> Iterator[tuple[int, Any]]:
         if text.strip():
             try:
                 yield line, json.loads(text)
-            except (ValueError, RecursionError) as error:
-                yield line, error
+            except json.JSONDecodeError as error:
+                yield line, ValueError(f"this is not JSON (column {error.colno}: {error.msg})")
 
 
 def json_items(file: TextIO) -> Iterator[tuple[int, Any]]:
@@ -188,10 +179,11 @@ def parquet_rows(file: BinaryIO, field: str) -> Iterator[tuple[int, Any]]:
         from pyarrow import parquet
     except ImportError:
         raise ImportError("reading .parquet files needs pyarrow: python -m pip install pyarrow") from None
-    table = parquet.ParquetFile(file)
+    # Unbuffered, or with threads, a column of many thousand rows would be read at once.
+    table = parquet.ParquetFile(file, pre_buffer=False, buffer_size=2**20)
     if field not in (names := table.schema_arrow.names):
         raise ValueError(f"there is no column {field!r}, only {', '.join(names)}")
-    batches = table.iter_batches(batch_size=64, columns=[field])
+    batches = table.iter_batches(batch_size=64, columns=[field], use_threads=False)
     yield from enumerate((text for batch in batches for text in batch.column(0).to_pylist()), start=1)
 
 

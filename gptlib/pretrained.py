@@ -79,7 +79,9 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
         return BPETokenizer.gpt2()
     folder = data_dir() / source if source in SHIPPED else Path(source)
     file, merges = folder / "tokenizer.json", folder / "merges.txt"
-    kind = json.loads(file.read_text(encoding="utf-8")) if file.is_file() or not merges.is_file() else {}
+    if not file.is_file() and not merges.is_file():
+        raise FileNotFoundError(f"there is no tokenizer.json or merges.txt in {folder}: name another folder, or gpt2")
+    kind = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if kind.get("type", "BPETokenizer") == "BPETokenizer":  # the file of transformers has no type
         return BPETokenizer.load(merges)
     try:

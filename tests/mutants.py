@@ -20,9 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # The tests of a module are its doctests, tests/test_<module>.py, and those of these modules.
 MORE_TESTS = {
     "attention": ["cache", "encoder_decoder", "model", "positions", "probe"],
-    "bpe": ["tokenizers"],
+    "bpe": ["tokenizers", "shards"],
     "gpt2": ["pretrained"],
     "model": ["cache"],
+    "documents": ["shards"],
     "positions": ["model"],
     "pretrained": ["gpt2", "modern"],
     "sampling": ["training"],
@@ -54,6 +55,7 @@ FAULTS = {
             "if (ids[i], ids[j]) not in ranks:": "outdated merge applied",
         },
         r"|\s+(?!\S)|\s+": {r"|\s+": "last space of a run not left to the next word"},
+        r'".*\S(?=[ \n])"': {r'".*(?=[ \n])"': "text cut inside a run of spaces"},
         "if part in allowed:": {"if part in self._special:": "special token read where it is not allowed"},
     },
     "ngram.py": {
@@ -276,6 +278,34 @@ FAULTS = {
         "atomic_write(path, lambda new: torch.save(state, new))": {
             "torch.save(state, path)": "checkpoint not written atomically",
         },
+    },
+    "documents.py": {
+        'errors="surrogateescape"': {'errors="replace"': "bytes that are not UTF-8 silently replaced"},
+        "(rest + chunk).split": {"chunk.split": "a separator between two parts overlooked"},
+        r'newlines += part.count("\n")' "\n            yield": {
+            r'newlines = part.count("\n")' "\n            yield": "lines counted from the last part only"
+        },
+        "strict=True": {"strict=False": "a quote that does not end swallows the rest of a table"},
+        "len(row) != len(names)": {"False": "what follows a comma without quotes dropped"},
+        "(kind(path) in ENDINGS, path.as_posix())": {"path.stat().st_mtime": "files in no fixed order"},
+    },
+    "shards.py": {
+        "np.array(tokenizer.encode(END_OF_TEXT, allowed_special=[END_OF_TEXT]))": {
+            "np.array(tokenizer.encode(END_OF_TEXT))": "end token spelled out",
+        },
+        "{self.settings['seed']} {first}": {
+            "{self.settings['seed']} {document.line}": "set chosen by the line, so that copies are in both",
+            "{first}": "seed of the split ignored",
+        },
+        "share < self.settings": {"share > self.settings": "the sets swapped"},
+        "vocab_size <= 2**16": {"vocab_size < 2**16": "four bytes where two are enough", "True": "large ids cut off"},
+        'if number > state["pieces"]:': {"if True:": "pieces encoded again after an interruption"},
+        'run.state["done"], None': {"0, None": "documents encoded again after an interruption"},
+        "self.waiting[name][: len(saved[name])] = saved[name]": {"pass": "ids that waited lost in an interruption"},
+        "(self.lengths - 1) // T  # windows": {"self.lengths // T  # windows": "a window without its last target"},
+        'side="right"': {'side="left"': "window looked for in the shard before"},
+        "[(n - 1) // T * T :]": {"[n // T * T :]": "tails without their first input"},
+        "hashes and sha256(path) !=": {"hashes and False !=": "an altered shard accepted"},
     },
     "probe.py": {
         "one.remove()": {"pass": "hooks of a recording stay on the model"},

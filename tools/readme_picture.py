@@ -16,10 +16,12 @@ PASSAGE = "To be, or not to be"
 
 
 def check(weights: torch.Tensor) -> None:
-    """AssertionError unless all letters but those of the last "to" attend most to the space before their word."""
+    """AssertionError unless all letters after the first word attend most to the space before theirs."""
     letters = [t for t, character in enumerate(PASSAGE) if character.isalpha() and " " in PASSAGE[:t]]
     others = [t for t in letters if weights[t].argmax() != PASSAGE.rfind(" ", 0, t)]
-    assert others == [14, 15] and len(letters) == 11, f"letters {others} attend most to another position"
+    assert not others and len(letters) == 11, f"letters {others} attend most to another position"
+    by_weight = sorted(letters, key=lambda t: weights[t, PASSAGE.rfind(" ", 0, t)].item())
+    assert by_weight[:2] == [10, 15], "the palest letters are others than the alternative text says"
 
 
 def main() -> None:
@@ -32,11 +34,11 @@ def main() -> None:
     best = heads[heads[:, list(rows), latest_space].mean(dim=-1).argmax()]
     check(best)
     gptlib.plot.attention(best, list(PASSAGE), numbers=False)
-    plt.gca().set_title("In this head, most letters attend most to the space before their word")
+    plt.gca().set_title("In this head, the letters of a word attend most to the space before it")
     plt.savefig(ROOT / "images" / "attention.png", dpi=100, facecolor="white", metadata={"Software": None})
 
     prompt = torch.tensor([tokenizer.encode("ROMEO:\n")])
-    idx = gptlib.generate(model, prompt, 300, generator=torch.Generator().manual_seed(2))
+    idx = gptlib.generate(model, prompt, 300, generator=torch.Generator().manual_seed(8))
     print(tokenizer.decode(idx[0].tolist()))
 
 

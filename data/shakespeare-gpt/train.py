@@ -1,6 +1,6 @@
 """Train the model that comes with the course: `python data/shakespeare-gpt/train.py`.
 
-The state of the run is written every 400 steps to a checkpoint in the working folder. Ctrl-C stops the run and saves
+The state of the run is written every 200 steps to a checkpoint in the working folder. Ctrl-C stops the run and saves
 the model as it is; the same command resumes from the checkpoint. Delete the checkpoint to start again.
 """
 
@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 import gptlib
-from gptlib import checkpoint, live
+from gptlib import checkpoint, live, muon
 
 CHECKPOINT = Path("shakespeare-gpt.checkpoint")
 HELD_OUT = 30_000  # characters of the training set, evaluated during training instead of the validation set
+STEPS, AVERAGED = 6_000, 300  # the model is the mean of the parameters after each of the last steps
 
 text = gptlib.load_text("shakespeare")
 tokenizer = gptlib.CharTokenizer(text)
@@ -25,31 +26,43 @@ rest = torch.cat([train_ids[:middle], train_ids[middle + HELD_OUT :]])
 torch.manual_seed(1337)
 config = gptlib.GPTConfig(vocab_size=65, context_length=256, n_layer=6, n_head=4, n_embd=192, dropout=0.2)
 model = gptlib.GPT(config)
+with torch.no_grad():
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter *= (768 / config.n_embd) ** 0.5  # GPT-2's initialization belongs to its width
 for block in model.blocks:
     block.attention.attend.dropout = 0.0  # on a CPU the fused kernel has no dropout, and others take twice as long
-save, show = checkpoint.Saver(CHECKPOINT, resume=CHECKPOINT.is_file()), live.progress()
+average = torch.optim.swa_utils.AveragedModel(model)
+save, show = checkpoint.Saver(CHECKPOINT, every=200, resume=CHECKPOINT.is_file()), live.progress()
 
 
 def on_step(run):
     save(run)
     show(run)
+    if len(run.history.train) > STEPS - AVERAGED:
+        average.update_parameters(model)
 
 
 history = gptlib.train(
     model,
     rest,
     held_out,
-    steps=5_600,
+    steps=STEPS,
     batch_size=16,
-    learning_rate=2e-3,
+    learning_rate=6e-3,
     warmup_steps=200,
-    weight_decay=0.3,
+    weight_decay=0.2,
     seed=1337,
     eval_every=400,
     mixed_precision=True,
+    make_optimizer=muon.make_optimizer,
     on_step=on_step,
 )
-gptlib.pretrained.save(model, tokenizer, Path(__file__).parent)
+mean = average.module if average.n_averaged else model  # the run may have been stopped before the last steps
 print(f"{len(history.train):,} steps in {history.seconds:.0f} s")
-print(f"{history.val[-1][1]:.4f} nats per character on the held-out part of the training set")
-print(f"{gptlib.evaluate(model, val_ids):.4f} nats per character on the validation set")
+for name, trained in {"last step": model, "mean": mean}.items():
+    print(
+        f"{name}: {gptlib.evaluate(trained, held_out):.4f} nats per character on the held-out part of the training set"
+    )
+gptlib.pretrained.save(mean, tokenizer, Path(__file__).parent)
+print(f"mean: {gptlib.evaluate(mean, val_ids):.4f} nats per character on the validation set")

@@ -62,7 +62,7 @@ def in_a_loop(p, q):
 
 
 RIGHT = {
-    "beam_widths": [{"width 1": torch.tensor(-35.41), "width 2": -40, "width 4": -30.46}],
+    "beam_widths": [{"width 1": torch.tensor(-35.13), "width 2": -38.5, "width 4": -29.54}],
     "sharpened": [Fraction(16, 17), 0.94, torch.tensor([0.8, 0.2]).square()[0] / 0.68],
     "positions_read": [{way: float(n) for way, n in READ.items()}, {**READ, "with a cache": np.int64(109)}],
     "keep_min_p": [by_difference, row_by_row],
