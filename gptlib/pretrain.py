@@ -22,7 +22,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import fsdp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional as F
@@ -91,13 +92,9 @@ def total(*values: float) -> list[float]:
     return sums.tolist()
 
 
-def random_seed(*parts: object) -> int:
-    return Random(repr(parts)).getrandbits(32)
-
-
 @lru_cache(maxsize=2)
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    generator = torch.Generator().manual_seed(random_seed("order", seed, epoch))
+    generator = torch.Generator().manual_seed(Random(f"order {seed} {epoch}").getrandbits(32))
     return torch.randperm(n, generator=generator, dtype=torch.int32)
 
 
@@ -130,24 +127,24 @@ class Trainer:
             for part in self.model.blocks if run.parallel == "fsdp" else [self.model]:
                 part.compile()
         if run.parallel == "fsdp":
-            from torch.distributed.fsdp import fully_shard  # PyTorch 2.6 or newer
-
             mesh = distributed.init_device_mesh(device.type, (self.size,))
             for part in [*self.model.blocks, self.model]:
-                fully_shard(part, mesh=mesh)
+                fsdp.fully_shard(part, mesh=mesh)  # of PyTorch 2.6 or newer
         elif self.size > 1:
             self.network = DistributedDataParallel(self.model)
         make_optimizer = muon.make_optimizer if c.optimizer == "muon" else training.make_optimizer
         self.optimizer = make_optimizer(self.model, c.learning_rate, c.weight_decay)
         self.dtype = torch.bfloat16 if c.precision == "bfloat16" else torch.float32
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+        with self.autocast:  # one pass is dropped: DDP adds in another order after its first one, and stays with that
+            self.network(torch.zeros(run.micro_batch, self.T, dtype=torch.long, device=device)).sum().backward()
+        self.optimizer.zero_grad()
 
     def run(self) -> None:
         """Train to the end and save the model. Raises KeyboardInterrupt after a signal, and FloatingPointError."""
         c, run, stop = self.config.training, self.config.run, []
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: stop.append(number))
-        self.warm_up()
         begun, seconds = self.resume()
         log = self.folder / "log.csv"
         if self.rank == 0:
@@ -184,33 +181,23 @@ class Trainer:
         self.save_model()
         bar.close()
 
-    def warm_up(self) -> None:
-        """A pass whose gradients are dropped: DDP adds in another order after its first one, and then stays with it."""
-        x = torch.zeros(self.config.run.micro_batch, self.T, dtype=torch.long, device=self.device)
-        with self.autocast:
-            self.network(x).sum().backward()
-        self.optimizer.zero_grad()
-
     def gradients(self, step: int) -> float:
         """Compute the gradients of the step's batch, averaged over processes, and return its mean loss."""
         size, seed, loss = self.config.run.micro_batch, self.config.training.seed, torch.zeros((), device=self.device)
-        torch.manual_seed(random_seed("dropout", seed, step, self.rank))
+        torch.manual_seed(Random(f"dropout {seed} {step} {self.rank}").getrandbits(32))
         first = (step * self.size + self.rank) * self.share
         for start in range(first, first + self.share, size):
             x, y = self.train.batch(windows(start, start + size, self.n, seed), self.T)
-            with self.exchange(last=start + size == first + self.share):
+            last = start + size == first + self.share  # only then do processes exchange what their gradients add up to
+            if self.config.run.parallel == "fsdp":
+                self.network.set_requires_gradient_sync(last)
+            with nullcontext() if last or self.network is self.model else self.network.no_sync():
                 with self.autocast:
                     part = training.next_token_loss(self.network(x.to(self.device)), y.to(self.device))
                 part = part * size / self.share  # every window has T predictions, so the mean of means is the mean
                 part.backward()
             loss += part.detach()
         return total(loss.item() / self.size)[0]
-
-    def exchange(self, last: bool) -> AbstractContextManager:
-        """In here, a backward pass averages the gradients over processes only if it is the `last` of its step."""
-        if hasattr(self.network, "set_requires_gradient_sync"):  # FSDP
-            self.network.set_requires_gradient_sync(last)
-        return nullcontext() if last or self.network is self.model else self.network.no_sync()
 
     @torch.no_grad()
     def evaluate(self) -> float:

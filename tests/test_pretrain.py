@@ -217,9 +217,8 @@ def by_hand(config, step):
 
 
 def write_gradients(path, config, *changes):
-    """The gradients of two steps in a row, after a pass whose gradients do not count."""
+    """The gradients of two steps in a row."""
     trainer = Trainer(read_config(str(config), changes), start_processes("cpu"))
-    trainer.warm_up()
     for step in (0, 1):
         loss, grads = trainer.gradients(step), {}
         for name, parameter in trainer.model.named_parameters():
