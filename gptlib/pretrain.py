@@ -10,10 +10,10 @@ CONFIG is a TOML file, or the name of one in gptlib/configs; `settings` has what
   is no state of random numbers to save, and any number of processes sees the same windows in the same order.
 - Checkpoints are written atomically into run.folder, which all processes must see, and a run continues from the newest
   complete one: with as many processes bit for bit on a CPU; on a GPU, some kernels add in an order that varies.
-- [model], [training] and the shards must then be the same. [run] may change: only rounding depends on it.
+  [model], [training] and the shards must be the same; [run] may change, and then only rounding differs.
 - SIGTERM and Ctrl-C end all processes after the step, with a checkpoint. When one dies, torchrun starts all again.
 
-B windows per step, of all processes · T positions · V vocabulary
+B windows per step, of all processes · T positions
 """
 
 import argparse
@@ -75,12 +75,10 @@ def start_processes(kind: str) -> torch.device:
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if kind == "cuda" else kind)
     if kind == "cuda":
         torch.cuda.set_device(device)
-    if "RANK" in os.environ:
-        store, rank, size = next(rendezvous("env://"))
-    else:
-        store, rank, size = distributed.HashStore(), 0, 1
-    store = distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)  # not the addresses of
-    backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"  # processes that died before torchrun's restart
+    store, rank, size = next(rendezvous("env://")) if "RANK" in os.environ else (distributed.HashStore(), 0, 1)
+    # After a restart by torchrun, the store may still hold the addresses of the processes that have died.
+    store = distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     return device
 
@@ -115,7 +113,7 @@ class Trainer:
     def __init__(self, config: Config, device: torch.device):
         self.config, self.device, c, run = config, device, config.training, config.run
         self.rank, self.size, self.T = distributed.get_rank(), distributed.get_world_size(), config.model.context_length
-        self.share, self.folder = config.share(self.size), Path(run.folder)  # windows per step of this process
+        self.share, self.folder = config.share(self.size), Path(run.folder)  # the share: windows per step
         self.train, self.val = (Shards(run.shards, name, verify=self.rank == 0) for name in ("train", "val"))
         self.n = self.train.n_windows(self.T)
         if self.n < 1 or self.val.n_tokens < 2:
@@ -222,12 +220,11 @@ class Trainer:
 
     def save(self, step: int, seconds: float) -> None:
         """Write a checkpoint and delete the oldest; raises FloatingPointError before it would write a useless one."""
-        model: Any  # tensors by name
-        model, optimizer = get_state_dict(self.model, self.optimizer, options=WHOLE)
-        if any(total(not all(parameter.isfinite().all() for parameter in model.values()))):
+        state: Any = dict(zip(("model", "optimizer"), get_state_dict(self.model, self.optimizer, options=WHOLE)))
+        if any(total(not all(parameter.isfinite().all() for parameter in state["model"].values()))):
             raise FloatingPointError(f"a parameter is not finite after step {step}: {ADVICE}")
         if self.rank == 0:
-            state = {"model": model, "optimizer": optimizer, "settings": self.config.identity(), "seconds": seconds}
+            state |= {"settings": self.config.identity(), "seconds": seconds}
             atomic_write(self.folder / f"step-{step:08}.pt", lambda new: torch.save(state, new))
             for old in sorted(self.folder.glob("step-*.pt"))[: -self.config.run.keep]:
                 old.unlink()
@@ -248,8 +245,7 @@ class Trainer:
     @torch.no_grad()
     def save_model(self) -> None:
         """Write the model for `pretrained.load(run.folder)`, without the rows of the vocabulary that are no tokens."""
-        weights: Any
-        weights, _ = get_state_dict(self.model, (), options=WHOLE)
+        weights: Any = get_state_dict(self.model, (), options=WHOLE)[0]
         if self.rank == 0:
             tokenizer = load_tokenizer(self.config.run.shards)
             sizes = replace(self.config.model, vocab_size=tokenizer.vocab_size)

@@ -1,9 +1,9 @@
-"""Does a run survive SIGKILL at any instant? `python tests/benchmarks/kill.py` `[--runs 20] [--processes 2]`
+"""Does a run survive SIGKILL at any instant? `python tests/benchmarks/kill.py [--runs 20] [--processes 2]`
 
-One run trains to its end. Each of the others is killed with all its processes at a random instant, started again, killed
-again, up to three times, and then left to its end. Each must leave what the unbroken run left, bit for bit: the
+One run trains to its end. Each of the others is killed with all its processes at a random instant, started again, and
+so on, up to three times; then it is left to its end. Each must leave what the unbroken run left, bit for bit: the
 parameters, the moments, the log without its times, the finished model. The model is small and writes a checkpoint every
-few steps, so that many instants fall into writing.
+third step, so that many instants fall into writing. It needs /proc, and so Linux.
 """
 
 import argparse
