@@ -10,10 +10,10 @@ CONFIG is a TOML file, or the name of one in gptlib/configs; `settings` has what
   is no state of random numbers to save, and any number of processes sees the same windows in the same order.
 - Checkpoints are written atomically into run.folder, which all processes must see, and a run continues from the newest
   complete one: with as many processes bit for bit on a CPU; on a GPU, some kernels add in an order that varies.
-- [model], [training] and the shards must then be the same. [run] may change: only rounding depends on it.
+  [model], [training] and the shards must be the same; [run] may change, and then only rounding differs.
 - SIGTERM and Ctrl-C end all processes after the step, with a checkpoint. When one dies, torchrun starts all again.
 
-B windows per step, of all processes · T positions · V vocabulary
+B windows per step, of all processes · T positions
 """
 
 import argparse
@@ -22,16 +22,18 @@ import os
 import signal
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import fsdp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.rendezvous import rendezvous
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -53,14 +55,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("config", help="a TOML file, or the name of one in gptlib/configs")
     parser.add_argument("changes", nargs="*", metavar="section.key=value", help="settings instead of those in the file")
     given = parser.parse_args(arguments)
+    end = None
     try:
         config = read_config(given.config, given.changes)
         Trainer(config, start_processes(config.run.device)).run()
     except (ArithmeticError, KeyboardInterrupt, OSError, ValueError) as error:
-        sys.exit(f"{parser.prog}: {error}" if os.environ.get("LOCAL_RANK", "0") == "0" else 1)
-    finally:
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
+        end = f"{parser.prog}: {error}" if os.environ.get("LOCAL_RANK", "0") == "0" else 1
+    if distributed.is_initialized():  # only now is the Trainer gone: it may hang if it goes after the processes' group
+        distributed.destroy_process_group()
+    sys.exit(end)
 
 
 def start_processes(kind: str) -> torch.device:
@@ -72,8 +75,11 @@ def start_processes(kind: str) -> torch.device:
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if kind == "cuda" else kind)
     if kind == "cuda":
         torch.cuda.set_device(device)
-    alone: dict = {} if "RANK" in os.environ else {"store": distributed.HashStore(), "rank": 0, "world_size": 1}
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", **alone)
+    store, rank, size = next(rendezvous("env://")) if "RANK" in os.environ else (distributed.HashStore(), 0, 1)
+    # After a restart by torchrun, the store may still hold the addresses of the processes that have died.
+    store = distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    backend = "cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     return device
 
 
@@ -84,13 +90,9 @@ def total(*values: float) -> list[float]:
     return sums.tolist()
 
 
-def random_seed(*parts: object) -> int:
-    return Random(repr(parts)).getrandbits(32)
-
-
 @lru_cache(maxsize=2)
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    generator = torch.Generator().manual_seed(random_seed("order", seed, epoch))
+    generator = torch.Generator().manual_seed(Random(f"order {seed} {epoch}").getrandbits(32))
     return torch.randperm(n, generator=generator, dtype=torch.int32)
 
 
@@ -99,11 +101,10 @@ def windows(start: int, end: int, n: int, seed: int) -> list[int]:
     return [int(epoch_order(n, seed, i // n)[i % n]) for i in range(start, end)]
 
 
-def open_log(path: Path, step: int) -> TextIO:
-    """The log, cut back to its first `step` rows, to append to."""
+def cut_log(path: Path, step: int) -> None:
+    """Keep the first `step` rows of the log."""
     rows = path.read_text(encoding="utf-8").splitlines()[: step + 1] if step and path.is_file() else [COLUMNS]
     atomic_write(path, lambda new: new.write_text("\n".join([*rows, ""]), encoding="utf-8"))
-    return path.open("a", encoding="utf-8", buffering=1)  # a line at a time
 
 
 class Trainer:
@@ -112,7 +113,7 @@ class Trainer:
     def __init__(self, config: Config, device: torch.device):
         self.config, self.device, c, run = config, device, config.training, config.run
         self.rank, self.size, self.T = distributed.get_rank(), distributed.get_world_size(), config.model.context_length
-        self.share, self.folder = config.share(self.size), Path(run.folder)  # windows per step of this process
+        self.share, self.folder = config.share(self.size), Path(run.folder)  # the share: windows per step
         self.train, self.val = (Shards(run.shards, name, verify=self.rank == 0) for name in ("train", "val"))
         self.n = self.train.n_windows(self.T)
         if self.n < 1 or self.val.n_tokens < 2:
@@ -124,26 +125,28 @@ class Trainer:
             for part in self.model.blocks if run.parallel == "fsdp" else [self.model]:
                 part.compile()
         if run.parallel == "fsdp":
-            from torch.distributed.fsdp import fully_shard  # PyTorch 2.6 or newer
-
             mesh = distributed.init_device_mesh(device.type, (self.size,))
             for part in [*self.model.blocks, self.model]:
-                fully_shard(part, mesh=mesh)
+                fsdp.fully_shard(part, mesh=mesh)  # of PyTorch 2.6 or newer
         elif self.size > 1:
             self.network = DistributedDataParallel(self.model)
         make_optimizer = muon.make_optimizer if c.optimizer == "muon" else training.make_optimizer
         self.optimizer = make_optimizer(self.model, c.learning_rate, c.weight_decay)
         self.dtype = torch.bfloat16 if c.precision == "bfloat16" else torch.float32
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+        with self.autocast:  # one pass is dropped: DDP adds in another order after its first one, and stays with that
+            self.network(torch.zeros(run.micro_batch, self.T, dtype=torch.long, device=device)).sum().backward()
+        self.optimizer.zero_grad()
 
     def run(self) -> None:
         """Train to the end and save the model. Raises KeyboardInterrupt after a signal, and FloatingPointError."""
         c, run, stop = self.config.training, self.config.run, []
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: stop.append(number))
-        self.warm_up()
         begun, seconds = self.resume()
-        log = open_log(self.folder / "log.csv", begun) if self.rank == 0 else None
+        log = self.folder / "log.csv"
+        if self.rank == 0:
+            cut_log(log, begun)
         bar = tqdm(total=c.steps, initial=begun, unit="step", mininterval=1, disable=self.rank > 0)
         tokens, floor = c.batch_size * self.T, c.final_fraction * c.learning_rate
         flops, (peak,) = tokens * flops_per_token(self.config.model), total(peak_flops(self.device, self.dtype))
@@ -162,10 +165,11 @@ class Trainer:
             stopped, step, took = any(total(len(stop))), step + 1, time.perf_counter() - start
             val_loss = f"{self.evaluate():.6f}" if step % run.eval_every == 0 or step == c.steps else ""
             seconds += time.perf_counter() - start
-            if log:
+            if self.rank == 0:
                 speed, mfu = tokens / took, flops / took / peak
                 row = [step, step * tokens, f"{loss:.6f}", val_loss, f"{rate:.6g}", f"{norm:.6f}"]
-                log.write(",".join(map(str, [*row, f"{speed:.0f}", f"{mfu:.4f}", f"{seconds:.2f}"])) + "\n")
+                with log.open("a", encoding="utf-8") as file:
+                    print(*row, f"{speed:.0f}", f"{mfu:.4f}", f"{seconds:.2f}", sep=",", file=file)
                 bar.set_postfix_str(f"loss {loss:.3f} · {speed:,.0f} tokens/s · MFU {mfu:.1%}", refresh=False)
                 bar.update()
             if step % run.save_every == 0 or step == c.steps or stopped:
@@ -175,33 +179,23 @@ class Trainer:
         self.save_model()
         bar.close()
 
-    def warm_up(self) -> None:
-        """A pass whose gradients are dropped: DDP adds in another order after its first one, and then stays with it."""
-        x = torch.zeros(self.config.run.micro_batch, self.T, dtype=torch.long, device=self.device)
-        with self.autocast:
-            self.network(x).sum().backward()
-        self.optimizer.zero_grad()
-
     def gradients(self, step: int) -> float:
         """Compute the gradients of the step's batch, averaged over processes, and return its mean loss."""
         size, seed, loss = self.config.run.micro_batch, self.config.training.seed, torch.zeros((), device=self.device)
-        torch.manual_seed(random_seed("dropout", seed, step, self.rank))
+        torch.manual_seed(Random(f"dropout {seed} {step} {self.rank}").getrandbits(32))
         first = (step * self.size + self.rank) * self.share
         for start in range(first, first + self.share, size):
             x, y = self.train.batch(windows(start, start + size, self.n, seed), self.T)
-            with self.exchange(last=start + size == first + self.share):
+            last = start + size == first + self.share  # only then do processes exchange what their gradients add up to
+            if self.config.run.parallel == "fsdp":
+                self.network.set_requires_gradient_sync(last)
+            with nullcontext() if last or self.network is self.model else self.network.no_sync():
                 with self.autocast:
                     part = training.next_token_loss(self.network(x.to(self.device)), y.to(self.device))
                 part = part * size / self.share  # every window has T predictions, so the mean of means is the mean
                 part.backward()
             loss += part.detach()
         return total(loss.item() / self.size)[0]
-
-    def exchange(self, last: bool) -> AbstractContextManager:
-        """In here, a backward pass averages the gradients over processes only if it is the `last` of its step."""
-        if hasattr(self.network, "set_requires_gradient_sync"):  # FSDP
-            self.network.set_requires_gradient_sync(last)
-        return nullcontext() if last or self.network is self.model else self.network.no_sync()
 
     @torch.no_grad()
     def evaluate(self) -> float:
@@ -226,12 +220,11 @@ class Trainer:
 
     def save(self, step: int, seconds: float) -> None:
         """Write a checkpoint and delete the oldest; raises FloatingPointError before it would write a useless one."""
-        model: Any  # tensors by name
-        model, optimizer = get_state_dict(self.model, self.optimizer, options=WHOLE)
-        if any(total(not all(parameter.isfinite().all() for parameter in model.values()))):
+        state: Any = dict(zip(("model", "optimizer"), get_state_dict(self.model, self.optimizer, options=WHOLE)))
+        if any(total(not all(parameter.isfinite().all() for parameter in state["model"].values()))):
             raise FloatingPointError(f"a parameter is not finite after step {step}: {ADVICE}")
         if self.rank == 0:
-            state = {"model": model, "optimizer": optimizer, "settings": self.config.identity(), "seconds": seconds}
+            state |= {"settings": self.config.identity(), "seconds": seconds}
             atomic_write(self.folder / f"step-{step:08}.pt", lambda new: torch.save(state, new))
             for old in sorted(self.folder.glob("step-*.pt"))[: -self.config.run.keep]:
                 old.unlink()
@@ -252,8 +245,7 @@ class Trainer:
     @torch.no_grad()
     def save_model(self) -> None:
         """Write the model for `pretrained.load(run.folder)`, without the rows of the vocabulary that are no tokens."""
-        weights: Any
-        weights, _ = get_state_dict(self.model, (), options=WHOLE)
+        weights: Any = get_state_dict(self.model, (), options=WHOLE)[0]
         if self.rank == 0:
             tokenizer = load_tokenizer(self.config.run.shards)
             sizes = replace(self.config.model, vocab_size=tokenizer.vocab_size)

@@ -24,7 +24,9 @@ MORE_TESTS = {
     "gpt2": ["pretrained"],
     "model": ["cache"],
     "documents": ["shards"],
+    "checkpoint": ["pretrain"],
     "positions": ["model"],
+    "settings": ["pretrain"],
     "pretrained": ["gpt2", "modern"],
     "sampling": ["training"],
     "training": ["checkpoint", "muon"],
@@ -256,6 +258,53 @@ FAULTS = {
         "operand = 2 if mixed_precision else 4": {"operand = 4": "autocast saves no memory"},
         "4 * C if checkpointed else block": {"0 if checkpointed else block": "inputs of the blocks not kept"},
         '"moments": 8 * parameters': {'"moments": 4 * parameters': "one moment per parameter"},
+    },
+    "checkpoint.py": {
+        "damaged = file.testzip()": {"damaged = None": "damage inside a checkpoint not noticed"},
+        "        shutil.rmtree(unfinished)\n": {"        pass\n": "unfinished files stay after SIGKILL"},
+        "reverse=True)": {"reverse=False)": "oldest checkpoint continued"},
+    },
+    "settings.py": {
+        "c.batch_size % (processes * run.micro_batch)": {"c.batch_size % processes": "batch cut into unequal parts"},
+        "if model.vocab_size < V:": {"if False:": "model without room for the vocabulary"},
+        " or type(value) is bool is not wanted": {"": "true taken for a number"},
+        '"training": asdict(self.training)': {'"training": {}': "run continued with other settings"},
+        '"manifest": hashlib.sha256(manifest).hexdigest()': {'"manifest": ""': "run continued with other shards"},
+        "if type(value) in (int, float) and not value >= least:": {"if False:": "negative settings accepted"},
+        'c.optimizer == "muon" and run.parallel == "fsdp"': {"False": "Muon on parts of matrices"},
+    },
+    "pretrain.py": {
+        "(step * self.size + self.rank) * self.share": {
+            "(step + self.rank) * self.share": "steps of several processes overlap",
+            "step * self.size * self.share": "every process reads the same windows",
+        },
+        "n, seed, i // n)[i % n]": {"n, seed, 0)[i % n]": "every epoch in the same order"},
+        "part = part * size / self.share": {"part = part * size": "mean losses added up"},
+        "{seed} {step} {self.rank}": {
+            "{seed} {self.rank}": "same dropout in every step",
+            "{seed} {step}": "same dropout in every process",
+        },
+        "            self.optimizer.step()\n            self.optimizer.zero_grad()\n": {
+            "            self.optimizer.step()\n": "gradients of all steps add up in pretraining",
+        },
+        ".sum().backward()": {".sum()": "DDP adds in another order in its first step"},
+        '            if self.config.run.parallel == "fsdp":\n': {
+            "            if False:\n": "FSDP exchanges gradients in every round",
+        },
+        "int((y >= 0).sum())": {"y.numel()": "targets that fill up a row count"},
+        "rows = n + len(tails)": {"rows = n": "ends of shards not evaluated"},
+        "size * self.rank + rows, size * self.size)": {
+            "size * self.rank + rows, size)": "predictions count in several processes",
+        },
+        "self.config.check_identity(state": {"(lambda *_: 0)(state": "checkpoint of another run accepted"},
+        "[: step + 1] if step": {"if step": "log not cut back"},
+        "[: -self.config.run.keep]": {"[:-1]": "only the newest checkpoint kept"},
+        "[: len(parameter)]": {"": "rows that fill up the vocabulary saved"},
+        "if any(total(not all(": {"if False and any(total(not all(": "parameters that are not finite saved"},
+        "floor = c.batch_size * self.T, c.final_fraction": {
+            "floor = c.batch_size * self.T, 0 * c.final_fraction": "learning rate ends at 0",
+        },
+        "self.dtype == torch.bfloat16)": {"False)": "bfloat16 ignored"},
     },
     "quantization.py": {
         "[blocks[:, 4:] & 0b1111, blocks[:, 4:] >> 4]": {

@@ -1,6 +1,7 @@
 """Pretraining against a loop written by hand, unbroken runs, and `training.evaluate`; in one process and in several."""
 
 import csv
+import json
 import multiprocessing
 import os
 import signal
@@ -48,8 +49,8 @@ save_every = 3
 """
 MODERN = ["model.architecture=modern", "model.n_kv_head=3", "model.n_hidden=16", "training.optimizer=muon"]
 TIMES = ("tokens_per_second", "mfu", "seconds")
-ALONE = {"RANK": None, "LOCAL_RANK": None, "WORLD_SIZE": None, "LOCAL_WORLD_SIZE": None}
-CONTEXT = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+CONTEXT = multiprocessing.get_context("spawn" if sys.platform == "win32" else "forkserver")
+CONTEXT.set_forkserver_preload(["gptlib.pretrain", "pytest", "torch._dynamo"])
 
 
 @pytest.fixture(scope="module")
@@ -88,18 +89,18 @@ def run(config, *changes, **folder):
     try:
         main([str(config), *changes])
     except SystemExit as end:
-        return str(end)
-    return ""
+        return str(end.code or "")
 
 
 def work(rank, size, port, function, arguments):
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    pretrain.peak_flops = lambda device, dtype: 1e9
     sys.exit(1 if function(*arguments) else 0)
 
 
 def together(size, function, *arguments):
-    """Run `function` in `size` processes like torchrun; returns their exit codes, 1 where it has returned a sentence."""
+    """Run `function` in `size` processes like torchrun; their exit codes, 1 where it has returned a sentence."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -135,7 +136,7 @@ def result(folder, step=8):
         tensors |= {f"{name} {key}": torch.as_tensor(value) for key, value in moments.items()}
     with (folder / "log.csv").open() as file:
         rows = [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
-    return tensors, rows, state["optimizer"]["param_groups"]
+    return tensors, rows, json.dumps(state["optimizer"]["param_groups"])  # lists and tuples alike
 
 
 def same(one, other):
@@ -216,9 +217,8 @@ def by_hand(config, step):
 
 
 def write_gradients(path, config, *changes):
-    """The gradients of two steps in a row, after a pass whose gradients do not count."""
+    """The gradients of two steps in a row."""
     trainer = Trainer(read_config(str(config), changes), start_processes("cpu"))
-    trainer.warm_up()
     for step in (0, 1):
         loss, grads = trainer.gradients(step), {}
         for name, parameter in trainer.model.named_parameters():
@@ -226,11 +226,14 @@ def write_gradients(path, config, *changes):
             grads[name] = grad.full_tensor() if hasattr(grad, "full_tensor") else grad.clone()
         torch.save((loss, grads), f"{path}.{distributed.get_rank()}.{step}")
         trainer.optimizer.zero_grad()
+    del trainer, parameter, grad, grads  # before the group of the processes
     distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("changes", [[], ["run.parallel=fsdp"], MODERN], ids=["ddp", "fsdp", "modern"])
-@pytest.mark.parametrize("size, micro", [(1, 12), (1, 3), (2, 6), (2, 2), (3, 1)])
+@pytest.mark.parametrize(
+    "size, micro, changes",
+    [(1, 3, []), (1, 4, MODERN), (2, 6, []), (2, 2, ["run.parallel=fsdp"]), (2, 2, MODERN), (3, 1, [])],
+)
 def test_gradients_are_those_of_the_whole_batch(size, micro, changes, config, tmp_path):
     changes = [f"run.micro_batch={micro}", *changes]
     assert together(size, write_gradients, tmp_path / "grads", config, *changes) == [0] * size
@@ -257,6 +260,7 @@ def write_loss(path, config, *changes):
     trainer = Trainer(read_config(str(config), changes), start_processes("cpu"))
     Path(f"{path}.{trainer.rank}").write_text(str(trainer.evaluate()))
     assert trainer.model.training
+    del trainer  # before the group of the processes
     distributed.destroy_process_group()
 
 
@@ -264,8 +268,9 @@ def write_loss(path, config, *changes):
 def test_every_prediction_of_the_validation_set_counts_once(size, micro, parallel, config, tmp_path):
     changes = [f"run.micro_batch={micro}", f"run.parallel={parallel}", "model.dropout=0.5"]
     assert together(size, write_loss, tmp_path / "loss", config, *changes) == [0] * size
-    found = {float((tmp_path / f"loss.{rank}").read_text()) for rank in range(size)}
-    assert found == {pytest.approx(exact(read_config(str(config), changes)), abs=1e-6)}
+    expected = exact(read_config(str(config), changes))
+    for rank in range(size):
+        assert float((tmp_path / f"loss.{rank}").read_text()) == pytest.approx(expected, abs=1e-6)
 
 
 # --- a whole run --------------------------------------------------------------------------------------------------
@@ -327,15 +332,14 @@ def test_what_a_stopped_run_says(number, config):
     assert interrupted(number, 7, 0, config) == "", "the last step is the end"
 
 
-def test_dropout_differs_between_steps_and_processes(config, tmp_path):
-    """All windows are alike here, and so would be the losses."""
-    changes = ["model.dropout=0.5", "run.micro_batch=1"]
-    seeds = {pretrain.random_seed("dropout", 0, step, rank) for step in range(50) for rank in range(8)}
-    assert len(seeds) == 400
-    assert together(2, write_gradients, tmp_path / "grads", config, *changes) == [0, 0]
-    assert run(config, "run.folder=" + str(tmp_path / "a"), *changes) == ""
-    assert run(config, "run.folder=" + str(tmp_path / "b"), *changes) == ""
-    assert same(result(tmp_path / "a"), result(tmp_path / "b")), "the seed decides"
+def test_dropout_differs_between_steps_and_processes(config, monkeypatch):
+    trainer, losses = Trainer(read_config(str(config), ["model.dropout=0.5"]), start_processes("cpu")), set()
+    distributed.destroy_process_group()
+    monkeypatch.setattr(pretrain, "windows", lambda start, end, n, seed: [0] * (end - start))  # all alike
+    monkeypatch.setattr(pretrain, "total", lambda *values: values)
+    for trainer.rank, step in [(0, 0), (0, 1), (1, 0), (1, 1), (0, 0)]:
+        losses.add(trainer.gradients(step))
+    assert len(losses) == 4
 
 
 DRIVER = """
@@ -358,7 +362,7 @@ def test_torchrun_restarts_when_a_process_is_killed(config, tmp_path):
     command += ["--monitor-interval=0.1", str(tmp_path / "driver.py"), str(config), f"run.folder={tmp_path}/b"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "SIGKILL" in done.stderr or "-9" in done.stderr
+    assert "exitcode: -9" in done.stderr
     assert together(2, run, config, f"run.folder={tmp_path}/a") == [0, 0]
     assert same(result(tmp_path / "a"), result(tmp_path / "b"))
 
@@ -383,18 +387,16 @@ def test_the_newest_checkpoints_are_kept(config, tmp_path):
     assert sorted(path.stem[-1] for path in (tmp_path / "run").glob("*.pt")) == ["6", "7", "8"]
 
 
-def damage_at(position):
-    def damage(content):
-        i = int(position * (len(content) - 1))
-        return content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :]
-
-    return damage
+def one_bit(content):
+    """A setting with another name: one bit differs."""
+    i = content.index(b"final_fraction")
+    return content[:i] + bytes([content[i] ^ 1]) + content[i + 1 :]
 
 
 @pytest.mark.parametrize(
     "damage",
     [lambda content: b"", lambda content: content[: len(content) // 2], lambda content: content[:-1],
-     lambda content: bytes(len(content)), lambda content: b"To be", damage_at(0.5), damage_at(0.2)],
+     lambda content: bytes(len(content)), lambda content: b"To be", one_bit],
 )  # fmt: skip
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage, config, tmp_path):
     assert run(config) == ""
@@ -434,7 +436,9 @@ def test_a_run_goes_on_only_as_it_was(change, message, config):
 
 def test_a_run_goes_on_only_with_its_shards(config, shards, tmp_path):
     assert "stopped" in interrupted(signal.SIGTERM, 3, 0, config)
-    prepare(shards.parent / "source.txt", tmp_path / "new", CharTokenizer("\nabcdefgh"), separator="\n\n", progress=False)
+    prepare(
+        shards.parent / "source.txt", tmp_path / "new", CharTokenizer("\nabcdefgh"), separator="\n\n", progress=False
+    )
     assert "shards.manifest" in run(config, shards=tmp_path / "new")
 
 
