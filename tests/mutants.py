@@ -259,11 +259,6 @@ FAULTS = {
         "4 * C if checkpointed else block": {"0 if checkpointed else block": "inputs of the blocks not kept"},
         '"moments": 8 * parameters': {'"moments": 4 * parameters': "one moment per parameter"},
     },
-    "checkpoint.py": {
-        "damaged = file.testzip()": {"damaged = None": "damage inside a checkpoint not noticed"},
-        "        shutil.rmtree(unfinished)\n": {"        pass\n": "unfinished files stay after SIGKILL"},
-        "reverse=True)": {"reverse=False)": "oldest checkpoint continued"},
-    },
     "settings.py": {
         "c.batch_size % (processes * run.micro_batch)": {"c.batch_size % processes": "batch cut into unequal parts"},
         "if model.vocab_size < V:": {"if False:": "model without room for the vocabulary"},
@@ -320,6 +315,9 @@ FAULTS = {
         "model = copy.deepcopy(model)": {"pass": "the model itself quantized, not a copy"},
     },
     "checkpoint.py": {
+        "damaged = file.testzip()": {"damaged = None": "damage inside a checkpoint not noticed"},
+        "        shutil.rmtree(unfinished)\n": {"        pass\n": "unfinished files stay after SIGKILL"},
+        "reverse=True)": {"reverse=False)": "oldest checkpoint continued"},
         '    run.optimizer.load_state_dict(state["optimizer"])\n': {"": "optimizer not resumed"},
         '    run.generator.set_state(state["batches"])\n': {"": "order of the batches not resumed"},
         '    torch.set_rng_state(state["dropout"])\n': {"": "dropout not resumed"},

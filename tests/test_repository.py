@@ -25,7 +25,7 @@ MARKDOWN = [*sorted(ROOT.glob("*.md")), ROOT / "images" / "README.md", *DATA_PAG
 # What is studied and trained knows nothing of what draws it, shows its progress or looks inside it.
 CORE = {"attention", "positions", "model", "sampling", "training", "data", "tokenizers", "bpe"}
 AROUND = {"plot", "live", "explorer", "probe"}
-MAY_PRINT = {"live", "shards"}  # live progress, and what a command has done
+MAY_PRINT = {"live", "pretrain", "shards"}  # live progress, and what a command has done
 
 
 def imported(tree):
