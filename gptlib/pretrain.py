@@ -142,7 +142,7 @@ class Trainer:
         self.dtype = torch.bfloat16 if c.precision == "bfloat16" else torch.float32
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
         with self.autocast:  # one pass is dropped: DDP adds in another order after its first one, and stays with that
-            self.network(torch.zeros(run.micro_batch, self.T, dtype=torch.long, device=device)).sum().backward()
+            self.network(self.train.batch([0] * run.micro_batch, self.T)[0].to(device)).sum().backward()
         self.optimizer.zero_grad()
 
     def run(self) -> None:

@@ -287,9 +287,6 @@ FAULTS = {
             "            self.optimizer.step()\n": "gradients of all steps add up in pretraining",
         },
         ".sum().backward()": {".sum()": "DDP adds in another order in its first step"},
-        '            if self.config.run.parallel == "fsdp":\n': {
-            "            if False:\n": "FSDP exchanges gradients in every round",
-        },
         "int((y >= 0).sum())": {"y.numel()": "targets that fill up a row count"},
         "rows = n + len(tails)": {"rows = n": "ends of shards not evaluated"},
         "size * self.rank + rows, size * self.size)": {
