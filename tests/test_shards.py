@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import lzma
+import os
 import random
 import re
 import shutil
