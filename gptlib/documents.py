@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -70,16 +71,26 @@ def documents(source: str | Path, field: str = "text", separator: str | None = N
 def source_files(source: str | Path) -> list[Path]:
     """The file, or those of a folder and its subfolders in order of their names, without hidden ones."""
     source = Path(source)
-    found = [source] if source.is_file() else [path for path in source.rglob("*") if path.is_file()]
+    found = [source] if source.is_file() else [*walk(source)] if source.is_dir() else []
     found = [path for path in found if not any(part[0] == "." for part in path.relative_to(source).parts)]
     if not found:
         raise FileNotFoundError(f"there is no file in {source}: name a file or a folder with {', '.join(ENDINGS)}")
     return sorted(found, key=lambda path: (kind(path) in ENDINGS, path.as_posix()))  # another kind is refused at once
 
 
+def walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, also where links lead; raises OSError when one of its folders cannot be read."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for here, _, names in os.walk(folder, onerror=refuse, followlinks=True):
+        yield from (Path(here, name) for name in names)
+
+
 def kind(path: Path) -> str:
-    """The ending of the name without that of a compression: texts/a.csv.gz -> .csv."""
-    return (path.with_suffix("") if path.suffix in OPENERS else path).suffix
+    """The ending of the name without that of a compression, in small letters: texts/a.CSV.gz -> .csv."""
+    return (path.with_suffix("") if path.suffix.lower() in OPENERS else path).suffix.lower()
 
 
 def read(
@@ -89,7 +100,8 @@ def read(
     for path in files:
         with path.open("rb", buffering=0) as raw:
             binary = CallbackIOWrapper(report, raw)
-            binary = OPENERS[path.suffix](binary) if path.suffix in OPENERS else binary
+            opener = OPENERS.get(path.suffix.lower())
+            binary = opener(binary) if opener else binary
             found: Iterable[tuple[int, Any]]
             if kind(path) == ".parquet":
                 found = parquet_rows(binary, field)

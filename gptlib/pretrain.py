@@ -10,8 +10,10 @@ CONFIG is a TOML file, or the name of one in gptlib/configs; `settings` has what
   is no state of random numbers to save, and any number of processes sees the same windows in the same order.
 - Checkpoints are written atomically into run.folder, which all processes must see, and a run continues from the newest
   complete one: with as many processes bit for bit on a CPU; on a GPU, some kernels add in an order that varies.
-  [model], [training] and the shards must be the same; [run] may change, and then only rounding differs.
-- SIGTERM and Ctrl-C end all processes after the step, with a checkpoint. When one dies, torchrun starts all again.
+  [model], [training] and the shards must be the same; [run] may change, and then only rounding differs, and the masks
+  of dropout. Two runs at once need two folders.
+- SIGTERM and Ctrl-C end all processes after the step, with a checkpoint. When one dies, torchrun starts all again. It
+  waits 30 s before it kills a process that it has told to end: for longer steps, pass it --shutdown-timeout.
 
 B windows per step, of all processes · T positions
 """
@@ -42,7 +44,7 @@ from gptlib import checkpoint, muon, pretrained, training
 from gptlib.files import atomic_write
 from gptlib.sampling import evaluating
 from gptlib.scaling import flops_per_token, peak_flops
-from gptlib.settings import Config, read_config
+from gptlib.settings import Config, check_identity, read_config
 from gptlib.shards import Shards, load_tokenizer
 
 COLUMNS = "step,tokens,loss,val_loss,learning_rate,gradient_norm,tokens_per_second,mfu,seconds"
@@ -55,12 +57,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("config", help="a TOML file, or the name of one in gptlib/configs")
     parser.add_argument("changes", nargs="*", metavar="section.key=value", help="settings instead of those in the file")
     given = parser.parse_args(arguments)
-    end = None
+    end: str | int | None = None
     try:
         config = read_config(given.config, given.changes)
         Trainer(config, start_processes(config.run.device)).run()
     except (ArithmeticError, KeyboardInterrupt, OSError, ValueError) as error:
-        end = f"{parser.prog}: {error}" if os.environ.get("LOCAL_RANK", "0") == "0" else 1
+        rank, said = os.environ.get("LOCAL_RANK", "0"), str(error) or "interrupted before the first step"
+        end = f"{parser.prog}, process {rank}: {said}"
+        if rank == "0" or not isinstance(error, OSError):  # what is wrong with the settings, one process says
+            end = f"{parser.prog}: {said}" if rank == "0" else 1
     if distributed.is_initialized():  # only now is the Trainer gone: it may hang if it goes after the processes' group
         distributed.destroy_process_group()
     sys.exit(end)
@@ -70,8 +75,8 @@ def start_processes(kind: str) -> torch.device:
     """Join the processes that torchrun started, or be the only one; each has a GPU of its own, or all share the CPU."""
     gpus, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     kind = kind if kind != "auto" else "cuda" if gpus else "cpu"
-    if kind == "cuda" and gpus < here or kind == "mps" and here > 1:
-        raise ValueError(f"{here} processes for {gpus} CUDA GPUs: use a smaller --nproc-per-node, or run.device=cpu")
+    if kind == "cuda" and gpus < here or kind == "mps" and (here > 1 or not torch.backends.mps.is_available()):
+        raise ValueError(f"run.device={kind} does not fit {here} processes and {gpus} CUDA GPUs: try run.device=cpu")
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if kind == "cuda" else kind)
     if kind == "cuda":
         torch.cuda.set_device(device)
@@ -102,9 +107,10 @@ def windows(start: int, end: int, n: int, seed: int) -> list[int]:
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Keep the first `step` rows of the log."""
-    rows = path.read_text(encoding="utf-8").splitlines()[: step + 1] if step and path.is_file() else [COLUMNS]
-    atomic_write(path, lambda new: new.write_text("\n".join([*rows, ""]), encoding="utf-8"))
+    """Keep the rows of the first `step` steps."""
+    rows = path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else []
+    rows = [row for row in rows if int(row.split(",")[0]) <= step]
+    atomic_write(path, lambda new: new.write_text("\n".join([COLUMNS, *rows, ""]), encoding="utf-8"))
 
 
 class Trainer:
@@ -114,6 +120,7 @@ class Trainer:
         self.config, self.device, c, run = config, device, config.training, config.run
         self.rank, self.size, self.T = distributed.get_rank(), distributed.get_world_size(), config.model.context_length
         self.share, self.folder = config.share(self.size), Path(run.folder)  # the share: windows per step
+        self.identity = config.identity()
         self.train, self.val = (Shards(run.shards, name, verify=self.rank == 0) for name in ("train", "val"))
         self.n = self.train.n_windows(self.T)
         if self.n < 1 or self.val.n_tokens < 2:
@@ -163,6 +170,8 @@ class Trainer:
             self.optimizer.step()
             self.optimizer.zero_grad()
             stopped, step, took = any(total(len(stop))), step + 1, time.perf_counter() - start
+            if stopped:  # before anything that takes long
+                self.save(step, seconds + took)
             val_loss = f"{self.evaluate():.6f}" if step % run.eval_every == 0 or step == c.steps else ""
             seconds += time.perf_counter() - start
             if self.rank == 0:
@@ -172,7 +181,7 @@ class Trainer:
                     print(*row, f"{speed:.0f}", f"{mfu:.4f}", f"{seconds:.2f}", sep=",", file=file)
                 bar.set_postfix_str(f"loss {loss:.3f} · {speed:,.0f} tokens/s · MFU {mfu:.1%}", refresh=False)
                 bar.update()
-            if step % run.save_every == 0 or step == c.steps or stopped:
+            if not stopped and (step % run.save_every == 0 or step == c.steps):
                 self.save(step, seconds)
             if stopped and step < c.steps:
                 raise KeyboardInterrupt(f"stopped after step {step} of {c.steps}: the same command continues")
@@ -224,7 +233,7 @@ class Trainer:
         if any(total(not all(parameter.isfinite().all() for parameter in state["model"].values()))):
             raise FloatingPointError(f"a parameter is not finite after step {step}: {ADVICE}")
         if self.rank == 0:
-            state |= {"settings": self.config.identity(), "seconds": seconds}
+            state |= {"settings": self.identity, "seconds": seconds}
             atomic_write(self.folder / f"step-{step:08}.pt", lambda new: torch.save(state, new))
             for old in sorted(self.folder.glob("step-*.pt"))[: -self.config.run.keep]:
                 old.unlink()
@@ -237,7 +246,7 @@ class Trainer:
             return 0, 0.0
         path = self.folder / f"step-{int(step):08}.pt"
         state = torch.load(path, map_location="cpu", weights_only=True)
-        self.config.check_identity(state["settings"], path)
+        check_identity(self.identity, state["settings"], path)
         both = {"model_state_dict": state["model"], "optim_state_dict": state["optimizer"]}
         set_state_dict(self.model, self.optimizer, **both, options=StateDictOptions(full_state_dict=True))
         return int(step), state["seconds"]

@@ -55,9 +55,9 @@ def training_memory(
     """Bytes that a training step of a GPT holds at once, by part; their sum is the peak.
 
     For AdamW, fused attention, parameters in float32 and no dropout. Of every block, the backward pass needs the inputs
-    of its layers. With `checkpointed`, the input of each block is kept, and the activations of one while it is computed
-    again (Chen et al. 2016). With `mixed_precision`, the operands of matrix products and copies of the weights in them
-    are bfloat16.
+    of its layers. With `checkpointed`, the input of each block is kept, and one block at a time is computed again, when
+    what output and loss needed is free (Chen et al. 2016). With `mixed_precision`, the operands of matrix products and
+    copies of the weights in them are bfloat16.
     """
     C, V, tokens = config.n_embd, config.vocab_size, batch_size * (context_length or config.context_length)
     operand = 2 if mixed_precision else 4  # bytes per number
@@ -65,12 +65,16 @@ def training_memory(
         parameters = sum(parameter.numel() for parameter in GPT(config).parameters())
     products = config.n_layer * 12 * C**2 + V * C  # weights in matrix products
     block = 4 * (2 * C + config.n_head + 4) + operand * 14 * C  # per token: two norms' inputs, statistics; the rest
+    output, temporary = 4 * (C + 2 + V) + operand * C + 16, 8 * V  # final norm, log-probabilities, ids; two gradients
+    kept = config.n_layer * block
+    if checkpointed:
+        kept = config.n_layer * 4 * C + max(0, block - 4 * C - output - temporary)
     return {
         "parameters": 4 * parameters,
         "gradients": 4 * parameters,
         "moments": 8 * parameters,
         "copies": operand * products if mixed_precision else 0,
-        "blocks": tokens * (block + (config.n_layer - 1) * (4 * C if checkpointed else block)),
-        "output": tokens * (4 * (C + 2 + V) + operand * C + 16),  # final norm, log-probabilities, ids
-        "temporary": tokens * 8 * V,  # the gradients of the log-probabilities and of the logits
+        "blocks": tokens * kept,
+        "output": tokens * output,
+        "temporary": tokens * temporary,  # the gradients of the log-probabilities and of the logits
     }

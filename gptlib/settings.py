@@ -71,15 +71,16 @@ class Config:
         data = {"manifest": hashlib.sha256(manifest).hexdigest()}
         return {"model": model, "training": asdict(self.training), "shards": data}
 
-    def check_identity(self, found: dict[str, dict], path: Path) -> None:
-        """Raises ValueError when a checkpoint at `path` belongs to another run."""
-        for section, values in self.identity().items():
-            for name, value in values.items():
-                if (there := found[section].get(name)) != value:
-                    raise ValueError(
-                        f"{path} has {section}.{name} = {there}, and here it is {value}: restore it to continue that "
-                        "run, or name another run.folder to begin a new one"
-                    )
+
+def check_identity(here: dict[str, dict], found: dict[str, dict], path: Path) -> None:
+    """Raises ValueError when the checkpoint at `path`, with the identity `found`, belongs to another run."""
+    for section, values in here.items():
+        for name, value in values.items():
+            if (there := found[section].get(name)) != value:
+                raise ValueError(
+                    f"{path} has {section}.{name} = {there}, and here it is {value}: restore it to continue that run, "
+                    "or name another run.folder to begin a new one"
+                )
 
 
 def read_config(source: str, changes: Sequence[str] = ()) -> Config:

@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -95,6 +96,8 @@ class Preparation:
         self.state: dict = {"done": 0, "pieces": 0, "skipped": {"empty": 0, "broken": 0, "first": []}}
         self.state |= {name: {"documents": 0, "characters": 0, "tokens": 0, "shards": []} for name in SETS}
         if (folder / "progress.npz").is_file():
+            for unfinished in chain(*(folder.glob(f".{name}-*") for name in ("progress.npz", *SETS))):
+                shutil.rmtree(unfinished)  # what was being written when a process was killed
             with np.load(folder / "progress.npz") as saved:
                 before = json.loads(str(saved["state"]))
                 for name in SETS if any(before[name]["shards"] for name in SETS) else ():
@@ -228,7 +231,10 @@ def read_manifest(folder: Path) -> dict:
     path = folder / "manifest.json"
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}: prepare the shards first, to the end")
-    return json.loads(path.read_text(encoding="utf-8"))
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    if not manifest.keys() >= {"vocab_size", *SETS}:
+        raise ValueError(f"{path} is no manifest of gptlib.shards: prepare the shards again")
+    return manifest
 
 
 class Shards:
@@ -307,7 +313,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = vars(parser.parse_args(arguments))
     source, folder, name = (options.pop(key) for key in ("source", "folder", "tokenizer"))
     if options["separator"]:
-        options["separator"] = options["separator"].replace(r"\n", "\n").replace(r"\t", "\t")
+        options["separator"] = options["separator"].replace(r"\n", "\n").replace(r"\r", "\r").replace(r"\t", "\t")
     try:
         tokenizer = characters(source, **options) if name == "char" else load_tokenizer(name)
         manifest = prepare(source, folder, tokenizer, **options)

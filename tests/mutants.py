@@ -256,7 +256,11 @@ FAULTS = {
         "return 2 * size**3 / min(seconds)": {"return 2 * size**3 / max(seconds)": "slowest product taken as the peak"},
         '"H100 PCIe": 756e12, "H100": 989e12': {'"H100": 989e12, "H100 PCIe": 756e12': "one card taken for another"},
         "operand = 2 if mixed_precision else 4": {"operand = 4": "autocast saves no memory"},
-        "4 * C if checkpointed else block": {"0 if checkpointed else block": "inputs of the blocks not kept"},
+        "config.n_layer * 4 * C + max": {"4 * C + max": "the input of one block kept, not of all"},
+        "max(0, block - 4 * C - output - temporary)": {
+            "0": "block that is computed again left out",
+            "block - 4 * C - output - temporary": "large output layer saves memory",
+        },
         '"moments": 8 * parameters': {'"moments": 4 * parameters': "one moment per parameter"},
     },
     "settings.py": {

@@ -533,7 +533,7 @@ def test_a_mistake_in_the_settings_is_one_sentence(changes, message, config):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_named(config):
-    assert "1 processes for 0 CUDA GPUs" in run(config, "run.device=cuda")
+    assert "run.device=cuda does not fit 1 processes and 0 CUDA GPUs" in run(config, "run.device=cuda")
 
 
 def test_a_mistake_in_the_file_is_one_sentence(config):

@@ -82,11 +82,16 @@ def test_states_are_four_numbers_per_parameter():
     assert found["parameters"] == found["gradients"] == sum(p.nbytes for p in model.parameters())
 
 
-def test_checkpointing_keeps_one_block_and_the_inputs_of_the_others():
+def test_checkpointing_keeps_inputs_and_the_block_that_is_computed_again():
     whole, less = (scaling.training_memory(SMALL, 2, checkpointed=on) for on in (False, True))
-    one = whole["blocks"] // SMALL.n_layer
-    assert less["blocks"] == one + (SMALL.n_layer - 1) * 2 * 32 * 64 * 4
+    block, output, gradients = 16 * 64 + 4 + 4, 2 * 64 + 2 + 65 + 4, 2 * 65  # numbers per token
+    assert less["blocks"] == 2 * 32 * 4 * (3 * 64 + block - 64 - output - gradients)
     assert {**whole, "blocks": 0} == {**less, "blocks": 0}
+
+
+def test_with_a_large_vocabulary_checkpointing_keeps_only_inputs():
+    config = GPTConfig(50257, 32, n_layer=3, n_head=4, n_embd=64)
+    assert scaling.training_memory(config, 2, checkpointed=True)["blocks"] == 2 * 32 * 4 * 3 * 64
 
 
 def test_peak_is_measured_where_no_data_sheet_is_known(monkeypatch):

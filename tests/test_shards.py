@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import lzma
+import os
 import random
 import re
 import shutil
@@ -638,3 +639,29 @@ def test_the_factbook_is_clean_text_about_each_country():
         assert all(line == " ".join(line.split()) and len(line.split()) > make.FEWEST for line in lines)
         assert not re.search(r"</?[a-z]+[ >]|&\w+;", row["text"])
     assert list(documents(DATA / "factbook" / "factbook.jsonl.gz")) == [row["text"] for row in rows]
+
+
+def test_linked_folders_are_read_and_unreadable_ones_refused(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "B.TXT").write_text("two", encoding="utf-8")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("one", encoding="utf-8")
+    (tmp_path / "texts" / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert list(documents(tmp_path / "texts")) == ["one", "two"]
+    (tmp_path / "texts" / "closed").mkdir()
+    scan = os.scandir
+
+    def closed(path):
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(PermissionError, match="closed"):
+        list(documents(tmp_path / "texts"))
+
+
+def test_a_manifest_of_something_else_is_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="no manifest of gptlib.shards"):
+        Shards(tmp_path)

@@ -18,6 +18,9 @@ from .report import Mistake
             "3 * in_products": "each parameter multiplies and adds, which is 2 operations and not 1",
             "12 * in_products": "a product of matrices has 2 operations per parameter and token: 6 with both passes",
         },
+        "per_token = 6 * in_products + 12": {
+            "per_token = 2 * in_products + 4": "both terms are those of the forward pass: both passes take three times",
+        },
         "12 * n_layer * n_embd**2 +": {
             "n_layer * (12 * n_embd**2 + 13 * n_embd) +": "biases and norms are counted: they are in no matrix product",
             "8 * n_layer * n_embd**2 +": "the four matrices of attention are missing: 4 n_embd² per block",
