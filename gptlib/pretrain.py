@@ -107,9 +107,9 @@ def windows(start: int, end: int, n: int, seed: int) -> list[int]:
 
 
 def cut_log(path: Path, step: int) -> None:
-    """Keep the rows of the first `step` steps."""
+    """Keep the complete rows of the first `step` steps."""
     rows = path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else []
-    rows = [row for row in rows if int(row.split(",")[0]) <= step]
+    rows = [row for row in rows if row.count(",") == COLUMNS.count(",") and int(row.split(",")[0]) <= step]
     atomic_write(path, lambda new: new.write_text("\n".join([COLUMNS, *rows, ""]), encoding="utf-8"))
 
 

@@ -375,15 +375,16 @@ def test_torchrun_restarts_when_a_process_is_killed(config, tmp_path):
 
 
 def test_the_log_is_cut_back_to_the_checkpoint(config, tmp_path):
-    """As after SIGKILL in step 8: its row is half written, and the checkpoint after step 6 is the newest."""
-    assert run(config, folder=tmp_path / "a") == run(config, folder=tmp_path / "b") == ""
-    (tmp_path / "b" / "step-00000008.pt").unlink()
+    """As after a power cut in step 12: of its row there is one digit, and the checkpoint after step 9 is the newest."""
+    changes = ("training.steps=12", "run.save_every=9")
+    assert run(config, *changes, folder=tmp_path / "a") == run(config, *changes, folder=tmp_path / "b") == ""
+    (tmp_path / "b" / "step-00000012.pt").unlink()
     log = tmp_path / "b" / "log.csv"
-    log.write_text(log.read_text()[: log.read_text().rindex("\n8,") + 2])
-    unfinished = tmp_path / "b" / ".step-00000008.pt-xyz"
+    log.write_text(log.read_text()[: log.read_text().rindex("\n12,") + 2])
+    unfinished = tmp_path / "b" / ".step-00000012.pt-xyz"
     unfinished.mkdir()
-    assert run(config, folder=tmp_path / "b") == ""
-    assert same(result(tmp_path / "a"), result(tmp_path / "b")) and not unfinished.exists()
+    assert run(config, *changes, folder=tmp_path / "b") == ""
+    assert same(result(tmp_path / "a", 12), result(tmp_path / "b", 12)) and not unfinished.exists()
 
 
 def test_the_newest_checkpoints_are_kept(config, tmp_path):
