@@ -293,7 +293,7 @@ FAULTS = {
             "size * self.rank + rows, size)": "predictions count in several processes",
         },
         "check_identity(self.identity, state": {"(lambda *_: 0)(0, state": "checkpoint of another run accepted"},
-        "rows = [row for row in rows if int(row.split(",")[0]) <= step]": {"pass": "log not cut back"},
+        'rows = [row for row in rows if int(row.split(",")[0]) <= step]': {"pass": "log not cut back"},
         "[: -self.config.run.keep]": {"[:-1]": "only the newest checkpoint kept"},
         "[: len(parameter)]": {"": "rows that fill up the vocabulary saved"},
         "if any(total(not all(": {"if False and any(total(not all(": "parameters that are not finite saved"},
