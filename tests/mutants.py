@@ -172,7 +172,7 @@ FAULTS = {
         'else weight("output")': {'else weight("token_embd")': "output layer of the file ignored"},
         '[0] == "N")': {'[0] == "X")': "digits not split"},
         "if i is not None]": {"]": "no id for a byte becomes None"},
-        "path = path or next": {"path = next": "the path of the caller ignored"},
+        "path = path or find_file()": {"path = find_file()": "the path of the caller ignored"},
     },
     "sampling.py": {
         "logits < logits.topk": {"logits <= logits.topk": "top-k drops the k-th token"},
@@ -292,8 +292,8 @@ FAULTS = {
         "size * self.rank + rows, size * self.size)": {
             "size * self.rank + rows, size)": "predictions count in several processes",
         },
-        "self.config.check_identity(state": {"(lambda *_: 0)(state": "checkpoint of another run accepted"},
-        "[: step + 1] if step": {"if step": "log not cut back"},
+        "check_identity(self.identity, state": {"(lambda *_: 0)(0, state": "checkpoint of another run accepted"},
+        'rows = [row for row in rows if int(row.split(",")[0]) <= step]': {"pass": "log not cut back"},
         "[: -self.config.run.keep]": {"[:-1]": "only the newest checkpoint kept"},
         "[: len(parameter)]": {"": "rows that fill up the vocabulary saved"},
         "if any(total(not all(": {"if False and any(total(not all(": "parameters that are not finite saved"},
