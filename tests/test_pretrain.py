@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch import distributed, nn
 
-from conftest import full_disk
 from gptlib import muon, pretrain, pretrained, settings, training
 from gptlib.model import GPT, GPTConfig
 from gptlib.pretrain import Trainer, main, start_processes, windows
@@ -457,6 +456,8 @@ def test_how_a_run_is_divided_may_change(config, tmp_path):
 
 
 def test_a_full_disk_ends_the_run_with_a_sentence(config, tmp_path):
+    from conftest import full_disk  # not above: the processes of these tests import this file, and may find another
+
     assert "stopped" in interrupted(signal.SIGTERM, 1, 0, config)
     with full_disk():
         assert "could not be written and is unchanged" in run(config)
