@@ -173,6 +173,20 @@ FAULTS = {
         '[0] == "N")': {'[0] == "X")': "digits not split"},
         "if i is not None]": {"]": "no id for a byte becomes None"},
         "path = path or find_file()": {"path = find_file()": "the path of the caller ignored"},
+        "if fields[key] != known:": {"if False:": "a file of another kind accepted"},
+    },
+    "stories.py": {
+        "read_verified(path, FILE[1])": {"pass": "the shipped file not verified"},
+        "-self.scores[token], -len(token)": {
+            "-self.scores[token], len(token)": "runs of spaces merged by pairs, not from the left",
+            "self.scores[token], -len(token)": "lowest score merged first",
+        },
+        "SPACE + part.replace": {"part.replace": "no space before a text"},
+        'token.removeprefix(b" ")': {"token": "the space before a text decoded"},
+        "start = token in special": {"start = False": "the space after a special token decoded"},
+        'else c.encode("utf-8")': {'else "?".encode()': "unknown character becomes a question mark"},
+        "if part in allowed:": {"if part in self._special:": "special token read where it is not allowed"},
+        "int(token[3:5], 16)": {"int(token[3:5], 10)": "bytes of the file read as decimal numbers"},
     },
     "sampling.py": {
         "logits < logits.topk": {"logits <= logits.topk": "top-k drops the k-th token"},
