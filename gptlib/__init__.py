@@ -5,7 +5,7 @@ text to batches → bigram → attention → blocks → GPT; then training, samp
 
 from gptlib import (
     checkpoint, data, encoder_decoder, gpt2, live, muon, ngram, plot, positions, pretrained, probe, quantization,
-    scaling, smollm2, training,
+    rewards, scaling, smollm2, training,
 )  # fmt: skip
 from gptlib.data import get_batch, load_text, train_val_split
 from gptlib.tokenizers import CharTokenizer, WordTokenizer
