@@ -361,9 +361,9 @@ FAULTS = {
         "[chosen, rejected]))": {"[rejected, chosen]))": "the rejected answers first"},
         "if (equal := (chosen == rejected).all(dim=1)).any():": {"if False:": "pair of equal answers accepted"},
         "return 0 - losses": {"return losses": "losses for log-probabilities"},
-        "((chosen - ref_chosen) - (rejected - ref_rejected))": {
-            "(chosen - rejected)": "reference left out of DPO",
-            "((rejected - ref_rejected) - (chosen - ref_chosen))": "DPO prefers the rejected answer",
+        "margins = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))": {
+            "margins = beta * (chosen - rejected)": "reference left out of DPO",
+            "margins = beta * ((rejected - ref_rejected) - (chosen - ref_chosen))": "DPO prefers the rejected answer",
         },
         "-F.logsigmoid(margins)": {"-margins.sigmoid().log()": "DPO overflows"},
         "rewards.mean(dim=1,": {"rewards.mean(dim=0,": "mean over prompts, not over the group"},
