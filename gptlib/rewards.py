@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-IGNORE = -100  # F.cross_entropy's ignore_index: a target that does not count
+from gptlib.finetuning import IGNORE
 
 
 def join_answers(prompts: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:

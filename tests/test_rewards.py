@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from conftest import SMALL, stir
+from gptlib.finetuning import IGNORE
 from gptlib.model import GPT
 from gptlib.rewards import (
-    IGNORE,
     dpo_loss,
     group_advantages,
     join_answers,
