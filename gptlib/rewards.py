@@ -30,10 +30,7 @@ def join_answers(prompts: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def join_pairs(prompts: Tensor, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for pairs: prompts (N, P), chosen and rejected (N, T) -> x and y (2N, P + T - 1), the chosen first.
-
-    Raises ValueError when the two answers of a pair are equal: nothing can be learned from it.
-    """
+    """The same for pairs, chosen first: (N, P) and twice (N, T) -> (2N, P + T - 1). ValueError if two are equal."""
     check(chosen=chosen, rejected=rejected)
     if (equal := (chosen == rejected).all(dim=1)).any():
         raise ValueError(f"the two answers of pair {equal.nonzero()[0].item()} are equal: leave such pairs out")
