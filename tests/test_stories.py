@@ -4,12 +4,12 @@ import struct
 
 import pytest
 import torch
+from test_smollm2 import samples, write_file
 
 from gptlib import pretrained, stories
 from gptlib.data import load_text
 from gptlib.files import data_dir
 from gptlib.smollm2 import read_gguf
-from test_smollm2 import samples, write_file
 
 gguf, sentencepiece = pytest.importorskip("gguf"), pytest.importorskip("sentencepiece")
 FILE = data_dir() / stories.FILE[0]
@@ -33,7 +33,7 @@ def field(number: int, content: bytes | int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def theirs() 
+def theirs():
     """The vocabulary as a model of SentencePiece (src/sentencepiece_model.proto): BPE with bytes, no normalization."""
     fields, _ = read_gguf(FILE)
     pieces = zip(*(fields[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type")))
