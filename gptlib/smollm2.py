@@ -54,21 +54,31 @@ def load(path: str | Path | None = None) -> tuple[ModernGPT, BPETokenizer]:
     """
     path = path or find_file()
     try:
-        fields, tensors = read_gguf(path)
-        for key, known in {"general.architecture": "llama", "tokenizer.ggml.pre": "smollm"}.items():
-            if fields[key] != known:
-                raise ValueError(f"{key} is {fields[key]!r}, but it can only be {known!r} here")
-        sizes: dict[str, Any] = {ours: fields[f"llama.{theirs}"] for ours, theirs in SIZES.items()}
-        tokenizer = SmolLM2Tokenizer(fields)
-        config = ModernConfig(tokenizer.vocab_size, tied="output.weight" not in tensors, **sizes)
-        with torch.device("meta"):
-            model = ModernGPT(config)
-        model.load_state_dict(read_weights(path, tensors, config), assign=True)
+        model, fields = read_model(path, {"general.architecture": "llama", "tokenizer.ggml.pre": "smollm"})
+        return model, SmolLM2Tokenizer(fields)
     except Exception as error:  # a damaged file can raise anything
         raise ValueError(f"{path} cannot be loaded ({error!r:.200}): if it is damaged, install it again") from error
+
+
+def read_model(path: str | Path, expected: dict[str, str]) -> tuple[ModernGPT, dict[str, Any]]:
+    """The model and the metadata of a file; raises ValueError when one of these is not as `expected`."""
+    fields, tensors = read_gguf(path)
+    for key, known in expected.items():
+        if fields[key] != known:
+            raise ValueError(f"{key} is {fields[key]!r}, but it can only be {known!r} here")
+    sizes: dict[str, Any] = {ours: fields[f"llama.{theirs}"] for ours, theirs in SIZES.items()}
+    config = ModernConfig(len(fields["tokenizer.ggml.tokens"]), tied="output.weight" not in tensors, **sizes)
+    with torch.device("meta"):
+        model = ModernGPT(config)
+
+    def weight(name: str) -> Tensor:
+        shape, kind, _ = place = tensors[f"{name}.weight"]
+        return FORMATS[kind][2](read_blocks(path, *place)).view(shape)
+
+    model.load_state_dict(our_weights(weight, config), assign=True)
     if config.tied:
         model.lm_head.weight = model.token_embedding.weight
-    return model.eval(), tokenizer
+    return model.eval(), fields
 
 
 def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple]]:
@@ -105,12 +115,8 @@ def read_blocks(path: str | Path, shape: list[int], kind: int, start: int) -> Te
     return torch.from_numpy(data).view(-1, size)
 
 
-def read_weights(path: str | Path, tensors: dict[str, tuple], config: ModernConfig) -> dict[str, Tensor]:
-    """Every parameter of the model under our name, decoded to float32."""
-
-    def weight(name: str) -> Tensor:
-        shape, kind, _ = tensors[f"{name}.weight"]
-        return FORMATS[kind][2](read_blocks(path, *tensors[f"{name}.weight"])).view(shape)
+def our_weights(weight: Callable[[str], Tensor], config: ModernConfig) -> dict[str, Tensor]:
+    """Every parameter of the model under our name, from a function that gives those under GGUF's names."""
 
     def halves(rows: Tensor) -> Tensor:
         """From the order of GGUF's rotation, pairs of neighboring channels, to ours: (H D, C) -> (H D, C)."""
