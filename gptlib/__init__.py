@@ -4,8 +4,8 @@ text to batches → bigram → attention → blocks → GPT; then training, samp
 """
 
 from gptlib import (
-    checkpoint, data, encoder_decoder, gpt2, live, muon, ngram, plot, positions, pretrained, probe, quantization,
-    scaling, smollm2, stories, training,
+    checkpoint, data, encoder_decoder, finetuning, gpt2, live, lora, muon, ngram, plot, positions, pretrained, probe,
+    quantization, scaling, smollm2, stories, training,
 )  # fmt: skip
 from gptlib.data import get_batch, load_text, train_val_split
 from gptlib.tokenizers import CharTokenizer, WordTokenizer

@@ -303,6 +303,43 @@ FAULTS = {
         },
         "self.dtype == torch.bfloat16)": {"False)": "bfloat16 ignored"},
     },
+    "finetuning.py": {
+        "message = tokenizer.encode(content) + after[:1]": {
+            "message = tokenizer.encode(content, template.special) + after[:1]": "special tokens read in a message",
+        },
+        '[role == "assistant"] * len(message)': {"[True] * len(message)": "prompt counts in the loss"},
+        "+ [False] * len(after[1:])": {'+ [role == "assistant"] * len(after[1:])': "text after the end token counts"},
+        "torch.tensor(ids[1:]).where(": {"torch.tensor(ids[:-1]).where(": "targets not shifted"},
+        "torch.tensor(counts[1:])": {"torch.tensor(counts[:-1])": "mask not shifted with the targets"},
+        "if turns is roles else []": {"if True else []": "default system message beside another one"},
+        "len(ids) - 1 > max_length": {"len(ids) > max_length": "longest conversation refused"},
+        "len(ids) + 1 - len(answer + after)": {"len(ids) - len(answer + after)": "prompt one token short"},
+        "value=IGNORE)": {"value=0)": "padding counts in the loss"},
+        "F.cross_entropy(model(x)[counts], y[counts])": {
+            'F.cross_entropy(model(x)[counts], y[counts], reduction="sum")': "loss summed, not averaged",
+            "F.cross_entropy(model(x).flatten(0, 1), y.flatten().clamp(min=0))": "ignored targets count as token 0",
+        },
+    },
+    "lora.py": {
+        "new_zeros(C_out, rank)": {"new_ones(C_out, rank) / 100": "B not zero at first"},
+        "- 1) / C_in**0.5": {"- 1) / C_out**0.5": "A scaled by the outputs"},
+        "(2 * torch.rand(": {"(torch.rand(": "A not centered"},
+        "self.alpha / self.rank * (x @": {"self.alpha * (x @": "alpha not divided by the rank in the output"},
+        "self.alpha / self.rank * self.B": {"self.alpha * self.B": "alpha not divided by the rank in merging"},
+        "C_in, generator=generator)": {"C_in)": "seed ignored"},
+        'names - {"lm_head"}': {"names": "output layer adapted by default"},
+        "and child.weight not in tied": {"": "tied output layer adapted"},
+        "    model.requires_grad_(False)\n": {"": "base not frozen"},
+        "    model.requires_grad_(True)\n": {"": "merged model stays frozen"},
+        "layer.base.weight += layer.change()": {"layer.base.weight -= layer.change()": "change subtracted in merging"},
+        "setattr(parent, name, layer.base)": {"pass": "LoRA layers stay after merging"},
+        'if facts["base"] != describe_base(model):': {"if False:": "adapter of another model loaded"},
+        '"numbers": [parameter.flatten()[0].item() for parameter in base]': {
+            '"numbers": [base[0].flatten()[0].item()]': "changed base model not recognized",
+        },
+        'layer.A.copy_(tensors[f"{name}.A"])': {"pass": "A not loaded"},
+        "    if lora_layers(model):\n": {"    if False:\n": "second adapter added"},
+    },
     "quantization.py": {
         "[blocks[:, 4:] & 0b1111, blocks[:, 4:] >> 4]": {
             "[blocks[:, 4:] >> 4, blocks[:, 4:] & 0b1111]": "halves of the bytes swapped",
