@@ -5,7 +5,7 @@ text to batches → bigram → attention → blocks → GPT; then training, samp
 
 from gptlib import (
     checkpoint, data, encoder_decoder, finetuning, gpt2, live, lora, muon, ngram, plot, positions, pretrained, probe,
-    quantization, scaling, smollm2, stories, training,
+    quantization, rewards, scaling, smollm2, stories, training,
 )  # fmt: skip
 from gptlib.data import get_batch, load_text, train_val_split
 from gptlib.tokenizers import CharTokenizer, WordTokenizer

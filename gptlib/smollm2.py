@@ -54,35 +54,31 @@ def load(path: str | Path | None = None) -> tuple[ModernGPT, BPETokenizer]:
     """
     path = path or find_file()
     try:
-        fields, tensors = read_gguf(path)
-        check_fields(fields, {"general.architecture": "llama", "tokenizer.ggml.pre": "smollm"})
-        return read_model(path, fields, tensors), SmolLM2Tokenizer(fields)
+        model, fields = read_model(path, {"general.architecture": "llama", "tokenizer.ggml.pre": "smollm"})
+        return model, SmolLM2Tokenizer(fields)
     except Exception as error:  # a damaged file can raise anything
         raise ValueError(f"{path} cannot be loaded ({error!r:.200}): if it is damaged, install it again") from error
 
 
-def check_fields(fields: dict[str, Any], expected: dict[str, str]) -> None:
-    """Raises ValueError when a field of the file is not as expected."""
+def read_model(path: str | Path, expected: dict[str, str]) -> tuple[ModernGPT, dict[str, Any]]:
+    """The model and the metadata of a file; raises ValueError when one of these is not as `expected`."""
+    fields, tensors = read_gguf(path)
     for key, known in expected.items():
         if fields[key] != known:
             raise ValueError(f"{key} is {fields[key]!r}, but it can only be {known!r} here")
-
-
-def read_model(path: str | Path, fields: dict[str, Any], tensors: dict[str, tuple]) -> ModernGPT:
-    """The model in a file whose `fields` and `tensors` `read_gguf` gave: float32, in evaluation mode."""
     sizes: dict[str, Any] = {ours: fields[f"llama.{theirs}"] for ours, theirs in SIZES.items()}
     config = ModernConfig(len(fields["tokenizer.ggml.tokens"]), tied="output.weight" not in tensors, **sizes)
-
-    def weight(name: str) -> Tensor:
-        shape, kind, _ = tensors[name]
-        return FORMATS[kind][2](read_blocks(path, *tensors[name])).view(shape)
-
     with torch.device("meta"):
         model = ModernGPT(config)
+
+    def weight(name: str) -> Tensor:
+        shape, kind, _ = place = tensors[f"{name}.weight"]
+        return FORMATS[kind][2](read_blocks(path, *place)).view(shape)
+
     model.load_state_dict(our_weights(weight, config), assign=True)
     if config.tied:
         model.lm_head.weight = model.token_embedding.weight
-    return model.eval()
+    return model.eval(), fields
 
 
 def read_gguf(path: str | Path) -> tuple[dict[str, Any], dict[str, tuple]]:
@@ -126,12 +122,12 @@ def our_weights(weight: Callable[[str], Tensor], config: ModernConfig) -> dict[s
         """From the order of GGUF's rotation, pairs of neighboring channels, to ours: (H D, C) -> (H D, C)."""
         return rows.unflatten(0, (-1, config.n_embd // config.n_head // 2, 2)).transpose(1, 2).flatten(0, 2)
 
-    found = {"token_embedding": weight("token_embd.weight"), "final_norm": weight("output_norm.weight")}
-    found["lm_head"] = found["token_embedding"] if config.tied else weight("output.weight")
+    found = {"token_embedding": weight("token_embd"), "final_norm": weight("output_norm")}
+    found["lm_head"] = found["token_embedding"] if config.tied else weight("output")
     for i in range(config.n_layer):
-        q, k, v = (weight(f"blk.{i}.attn_{part}.weight") for part in "qkv")
+        q, k, v = (weight(f"blk.{i}.attn_{part}") for part in "qkv")
         found[f"blocks.{i}.attention.qkv_proj"] = torch.cat([halves(q), halves(k), v])
-        found |= {f"blocks.{i}.{ours}": weight(f"blk.{i}.{theirs}.weight") for ours, theirs in NAMES.items()}
+        found |= {f"blocks.{i}.{ours}": weight(f"blk.{i}.{theirs}") for ours, theirs in NAMES.items()}
     return {f"{name}.weight": tensor for name, tensor in found.items()}
 
 

