@@ -1,5 +1,7 @@
 """SmolLM2's file against transformers, which reads it too; and a small file of the same kind, made with `gguf`."""
 
+import copy
+import json
 import random
 import sys
 from pathlib import Path
@@ -8,6 +10,8 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
+from safetensors import safe_open
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
@@ -15,6 +19,8 @@ from conftest import stir
 from gptlib import pretrained, smollm2
 from gptlib.bpe import BPETokenizer
 from gptlib.files import data_dir
+from gptlib.finetuning import IGNORE, SMOLLM2, chat_prompt, tokenize_chat
+from gptlib.lora import load_adapter, lora_layers, merge_lora
 from gptlib.modern import ModernConfig, ModernGPT
 from gptlib.sampling import generate
 
@@ -199,12 +205,16 @@ def chat(question: str) -> str:
     return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_logits_are_those_of_transformers(installed, folder):
+@pytest.fixture(scope="module")
+def theirs(folder):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    model, tokenizer = installed
     name = next(folder.glob("*.gguf")).name
-    theirs = transformers.LlamaForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+    return transformers.LlamaForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+
+
+def test_logits_are_those_of_transformers(installed, theirs):
+    model, tokenizer = installed
     text = chat("What is the capital of France?") + "def f(x):\n    return 2 * x  # naïve ½ 東京 1,234\n" * 3
     idx = torch.tensor([tokenizer.encode(text, tokenizer.special_tokens)])
     with torch.no_grad():
@@ -236,3 +246,123 @@ def test_it_knows_a_capital(installed):
     idx = tokenizer.encode(chat("What is the capital of France?"), tokenizer.special_tokens)
     text = generate(model, idx, 20, temperature=0, stop=end[0])[0, len(idx) :]
     assert "Paris" in tokenizer.decode(text)
+
+
+# --- chats, and the adapter that the course ships -----------------------------------------------------------------
+
+ADAPTER = data_dir() / "smollm2-adapter" / "adapter.safetensors"
+CHATS = [  # contents are encoded apart here, so two spaces before one would not become a token with the newline
+    [("user", "What is a bridge?"), ("assistant", "A bridge.")],
+    [("user", "What is a bridge?"), ("assistant", "ORACLE:\nIt joins 2 banks.\n[Exit.]")],
+    [("system", "Be brief."), ("user", "東京 1,23"), ("assistant", " naïve\n\n"), ("user", "Or?"), ("assistant", "No")],
+    [("user", "\nTwo lines\n\n"), ("assistant", "x = 1\n    y = 2"), ("user", "don't"), ("assistant", "I won't.  ")],
+]  # fmt: skip
+
+
+def as_messages(pairs: list[tuple[str, str]]) -> list[dict]:
+    return [{"role": role, "content": content} for role, content in pairs]
+
+
+@pytest.fixture(scope="module")
+def their_tokenizer(installed):
+    """transformers' tokenizer with the file's vocabulary and template, in which answers are marked for its mask."""
+    transformers, (_, tokenizer) = pytest.importorskip("transformers"), installed
+    fields, _ = smollm2.read_gguf(smollm2.find_file())
+    found = oracle(fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.merges"], list(tokenizer.special_tokens))
+    found.decoder = ByteLevelDecoder()
+    whole = "message['content'] + '<|im_end|>'"
+    marked = (
+        "}}{% if message['role'] == 'assistant' %}{% generation %}{{" + whole + "}}{% endgeneration %}"
+        "{% else %}{{" + whole + "}}{% endif %}{{"
+    )
+    before, after = fields["tokenizer.chat_template"].split(f" + {whole} + ")
+    template = f"{before}{marked}{after}"
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=found, chat_template=template), fields
+
+
+@pytest.mark.parametrize("pairs", CHATS)
+def test_template_and_mask_are_those_of_transformers(pairs, installed, their_tokenizer):
+    _, tokenizer = installed
+    (theirs, fields), messages = their_tokenizer, as_messages(pairs)
+    ids, targets = tokenize_chat(messages, tokenizer, SMOLLM2)
+    plain = theirs.apply_chat_template(messages, chat_template=fields["tokenizer.chat_template"], return_dict=False)
+    found = theirs.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
+    assert found["input_ids"] == plain
+    assert ids.tolist() == plain[:-1]
+    mask = torch.tensor(found["assistant_masks"][1:])
+    assert 0 < mask.sum() < len(mask)
+    assert targets.tolist() == torch.tensor(plain[1:]).where(mask == 1, IGNORE).tolist()
+
+
+@pytest.mark.parametrize("pairs", CHATS)
+def test_a_prompt_is_that_of_transformers(pairs, installed, their_tokenizer):
+    _, tokenizer = installed
+    (theirs, _), messages = their_tokenizer, as_messages(pairs[:-1])
+    ids, end = chat_prompt(messages, tokenizer, SMOLLM2)
+    assert ids.tolist() == theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert end == tokenizer.encode("<|im_end|>", ["<|im_end|>"])[0]
+
+
+def read_adapter() -> tuple[dict, dict[str, torch.Tensor]]:
+    """The facts and tensors of the file, read with safetensors alone."""
+    with safe_open(ADAPTER, framework="pt") as stored:
+        return json.loads(stored.metadata()["adapter"]), {name: stored.get_tensor(name) for name in stored.keys()}
+
+
+def test_the_adapter_is_small_and_of_every_layer():
+    facts, tensors = read_adapter()
+    assert ADAPTER.stat().st_size < 8e6
+    assert len(tensors) == 2 * 30 * 5 and all(tensor.isfinite().all() for tensor in tensors.values())
+    assert all(min(tensor.shape) == facts["rank"] for tensor in tensors.values())
+    assert all(tensor.any() for tensor in tensors.values()), "B has been trained"
+
+
+def test_the_adapter_is_refused_by_another_model(file):
+    model, _ = smollm2.load(file)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="another base model"):
+        load_adapter(model, ADAPTER)
+    assert not lora_layers(model) and before.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@torch.no_grad()
+def change_theirs(theirs, sign: float) -> None:
+    """Add the adapter to the weights of transformers' model, or take it off: W + sign · alpha/r · B A."""
+    facts, tensors = read_adapter()
+    parts = {"attention.qkv_proj": [(f"self_attn.{n}_proj", rows) for n, rows in zip("qkv", [576, 192, 192])]}
+    parts |= {"attention.out_proj": [("self_attn.o_proj", 576)]}
+    parts |= {f"feed_forward.{n}_proj": [(f"mlp.{n}_proj", -1)] for n in ("gate", "up", "down")}
+    for i, layer in enumerate(theirs.model.layers):
+        for ours, names in parts.items():
+            A, B = (tensors[f"blocks.{i}.{ours}.{part}"].double() for part in "AB")
+            change, start = sign * facts["alpha"] / facts["rank"] * torch.einsum("or,ri->oi", B, A), 0
+            for name, rows in names:
+                end = len(change) if rows == -1 else start + rows
+                layer.get_submodule(name).weight += change[start:end].float()
+                start = end
+
+
+def test_the_adapter_loaded_and_merged_gives_the_logits_of_transformers(installed, theirs):
+    model, tokenizer = copy.deepcopy(installed[0]), installed[1]
+    idx = torch.tensor([tokenizer.encode(chat("What is a bridge?") + "ORACLE:\nA bridge", SMOLLM2.special)])
+    load_adapter(model, ADAPTER)
+    change_theirs(theirs, 1)
+    try:
+        with torch.no_grad():
+            expected, loaded = theirs(idx).logits, model(idx)
+            merge_lora(model)
+            merged, plain = model(idx), installed[0](idx)
+    finally:
+        change_theirs(theirs, -1)
+    assert not lora_layers(model) and (expected - plain).abs().max() > 1
+    assert (loaded - expected).abs().max() <= 1e-3 and (merged - expected).abs().max() <= 1e-3
+
+
+def test_the_adapter_makes_an_answer_a_line_of_a_play(installed):
+    model, tokenizer = copy.deepcopy(installed[0]), installed[1]
+    load_adapter(model, ADAPTER)
+    merge_lora(model)
+    ids, end = chat_prompt([{"role": "user", "content": "What is a bridge?"}], tokenizer, SMOLLM2)
+    answer = tokenizer.decode(generate(model, ids, 48, temperature=0, stop=end)[0, len(ids) :])
+    assert answer.startswith("ORACLE:\n") and answer.endswith("\n[Exit.]<|im_end|>"), answer
