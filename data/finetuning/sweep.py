@@ -18,7 +18,7 @@ from gptlib.files import atomic_write
 
 BATCH, T, STEPS, LONG = 4, 128, 60, 200
 RATES = 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1
-PRETRAINING = 6e-3  # the peak learning rate with which shakespeare-gpt was trained
+BETWEEN, PRETRAINING = 2e-4, 6e-3  # two more rates; the second is the peak rate with which shakespeare-gpt was trained
 SHARES = 0.1, 0.25, 0.5
 RANKS = {"all": (1, 2, 4, 8, 16), "attention": (4, 16)}
 TARGETS = {"all": None, "attention": {"qkv_proj", "out_proj"}}
@@ -107,7 +107,7 @@ def main():
     trained(method="none", steps=0)
     best = tuned(3e-4)
     for seed in SEEDS:
-        for rate in (*RATES[:5], PRETRAINING):
+        for rate in (*RATES[:2], BETWEEN, *RATES[2:5], PRETRAINING):
             trained(rate=rate, seed=seed)
     for rate in (best, RATES[RATES.index(best) - 1]):
         for share in SHARES:
