@@ -31,7 +31,7 @@ def join_answers(prompts: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
 
 def join_pairs(prompts: Tensor, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
     """The same for pairs, chosen first: (N, P) and twice (N, T) -> (2N, P + T - 1). ValueError if two are equal."""
-    check(chosen=chosen, rejected=rejected)
+    check_tensors(chosen=chosen, rejected=rejected)
     if (equal := (chosen == rejected).all(dim=1)).any():
         raise ValueError(f"the two answers of pair {equal.nonzero()[0].item()} are equal: leave such pairs out")
     return join_answers(torch.cat([prompts, prompts]), torch.cat([chosen, rejected]))
@@ -39,7 +39,7 @@ def join_pairs(prompts: Tensor, chosen: Tensor, rejected: Tensor) -> tuple[Tenso
 
 def token_logprobs(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Log-probability of each target, ids x (B, T) and targets y (B, T) -> (B, T); 0 where y is IGNORE."""
-    check(x=x, y=y)
+    check_tensors(x=x, y=y)
     losses = F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="none", ignore_index=IGNORE)
     return 0 - losses.view(y.shape)  # 0 - 0 is 0, and not -0
 
@@ -53,7 +53,7 @@ def dpo_loss(
     model. A margin is β ((chosen - ref_chosen) - (rejected - ref_rejected)); above 0, the model has moved towards the
     chosen answer. In trl, loss_type "sigmoid". Raises ValueError for numbers that are not finite, or a beta up to 0.
     """
-    check(chosen=chosen, rejected=rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected)
+    check_tensors(chosen=chosen, rejected=rejected, ref_chosen=ref_chosen, ref_rejected=ref_rejected)
     if not beta > 0:
         raise ValueError(f"beta={beta}: give a positive number, such as 0.1")
     margins = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
@@ -67,7 +67,7 @@ def group_advantages(rewards: Tensor, scale_by_std: bool = True) -> Tensor:
     et al. 2025 (Dr. GRPO). Where all rewards are equal, all advantages are 0, and nothing is learned from the group.
     Raises ValueError for numbers that are not finite and for groups of one.
     """
-    check(rewards=rewards)
+    check_tensors(rewards=rewards)
     if rewards.ndim != 2 or rewards.shape[1] < 2:
         raise ValueError(f"rewards {tuple(rewards.shape)}: give (N, G), for each prompt at least two answers")
     rewards = 1.0 * rewards  # right and wrong may be True and False
@@ -88,8 +88,8 @@ def policy_loss(
     None, the gradient is that of -A · logprobs, the policy gradient. Raises ValueError for shapes and NaN.
     """
     old_logprobs = (logprobs if old_logprobs is None else old_logprobs).detach()
-    check(logprobs=logprobs, old_logprobs=old_logprobs, mask=mask)
-    check(advantages=advantages, answers=logprobs[:, 0])
+    check_tensors(logprobs=logprobs, old_logprobs=old_logprobs, mask=mask)
+    check_tensors(advantages=advantages, answers=logprobs[:, 0])
     advantages, ratio = advantages[:, None], (logprobs - old_logprobs).exp()
     gain = ratio * advantages
     if clip is not None:
@@ -117,7 +117,7 @@ def kl_to_reference(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     On average over tokens sampled from p, it is the divergence KL(p ‖ ref) at their positions: the estimator k3 of
     Schulman 2020, as in trl. The average of its gradient is not that of KL(p ‖ ref), but that of KL(ref ‖ p).
     """
-    check(logprobs=logprobs, ref_logprobs=ref_logprobs)
+    check_tensors(logprobs=logprobs, ref_logprobs=ref_logprobs)
     log_ratio = ref_logprobs - logprobs
     return log_ratio.expm1() - log_ratio
 
@@ -129,7 +129,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def check(**tensors: Tensor) -> None:
+def check_tensors(**tensors: Tensor) -> None:
     """Raises ValueError unless all are finite and have one shape."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if len(set(shapes.values())) > 1:

@@ -54,15 +54,16 @@ class SentencePieceTokenizer:
         self.vocab_size, ids = len(tokens), {token: i for i, token in enumerate(tokens)}
         self._special = {token: i for (token, i), kind in zip(ids.items(), kinds) if kind == CONTROL}
         self.special_tokens = tuple(self._special)
-        # Only runs of spaces have equal scores. SentencePiece merges them from the left, which is the longest first.
+        # The ids of `apply_merges`: the bytes, then 256 + rank, here by score. Only runs of spaces have equal scores;
+        # SentencePiece merges them from the left, which comes to the longest first.
         order = sorted(self.scores, key=lambda token: (-self.scores[token], -len(token)))
         self._file_ids = [ids[f"<0x{byte:02X}>"] for byte in range(256)] + [ids[token] for token in order]
-        self._places = places = {token: 256 + rank for rank, token in enumerate(order)}
+        self._merge_ids = merge_ids = {token: 256 + rank for rank, token in enumerate(order)}
         splits = ((token, token[:i], token[i:]) for token in order for i in range(1, len(token)))
         self._ranks = {
-            (places[left], places[right]): places[token] - 256
+            (merge_ids[left], merge_ids[right]): merge_ids[token] - 256
             for token, left, right in splits
-            if left in places and right in places
+            if left in merge_ids and right in merge_ids
         }
         self._word_ids = lru_cache(CACHE_SIZE)(self._merge)  # the same words occur again and again
 
@@ -81,9 +82,9 @@ class SentencePieceTokenizer:
         return ids
 
     def _merge(self, word: str) -> list[int]:
-        """The ids of a word, from the places of its characters, or of the bytes of those that are no token."""
-        places = [i for c in word for i in ([self._places[c]] if c in self._places else c.encode("utf-8"))]
-        return [self._file_ids[i] for i in apply_merges(self._ranks, places)]
+        """The ids of a word, from those of its characters, or of the bytes of those that are no token."""
+        merge_ids = [i for c in word for i in ([self._merge_ids[c]] if c in self._merge_ids else c.encode("utf-8"))]
+        return [self._file_ids[i] for i in apply_merges(self._ranks, merge_ids)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids` (T,); bytes that are not UTF-8, such as a part of a character, become �."""

@@ -431,3 +431,60 @@ def test_the_scaling_runs_have_the_best_learning_rate_tried(scaling_sweep, scali
         if run["seed"] and run["budget"] != scaling_sweep.NEXT_BUDGET:
             half, best, double = (losses[run["budget"], run["width"], run["rate"] * factor] for factor in (0.5, 1, 2))
             assert best < min(half, double)
+
+
+# ---------------------------------------------------------------- the fine-tuning runs of notebook 15
+
+
+@pytest.fixture(scope="module")
+def finetuning_sweep():
+    return load_sweep("finetuning")
+
+
+@pytest.fixture(scope="module")
+def finetuning_runs():
+    return json.loads((DATA / "finetuning" / "runs.json").read_text(encoding="utf-8"))
+
+
+def test_the_card_of_the_finetuning_runs_has_the_recorded_losses(finetuning_sweep, finetuning_runs):
+    card = (DATA / "finetuning" / "README.md").read_text(encoding="utf-8")
+    assert finetuning_sweep.table(finetuning_runs) in card
+    assert hashlib.sha256((DATA / "finetuning" / "runs.json").read_bytes()).hexdigest() in card
+
+
+def test_the_finetuning_runs_have_the_best_learning_rate_tried(finetuning_sweep, finetuning_runs):
+    """The rate that was best with seed 0 is between two others that were tried, and was taken for the other seeds."""
+    tried, reported = {}, {}
+    for run in finetuning_runs:
+        if run["steps"] == finetuning_sweep.STEPS and run["share"] == 0:
+            kind = run["method"], run["rank"], run["layers"]
+            if run["seed"] == 0:
+                tried.setdefault(kind, {})[run["rate"]] = run["new"]
+            else:
+                reported.setdefault((kind, run["rate"]), set()).add(run["seed"])
+    assert len(tried) == 9
+    for kind, losses in tried.items():
+        rate = min(losses, key=losses.get)
+        at = finetuning_sweep.RATES.index(rate)
+        assert losses.keys() >= set(finetuning_sweep.RATES[at - 1 : at + 2])
+        assert reported[kind, rate] == {1, 2, 3}
+
+
+def test_the_finetuning_runs_train_the_parameters_that_they_record(finetuning_runs):
+    """By hand for six blocks of 192 channels: the two sides of each matrix, times the rank."""
+    attention, feed_forward = (192 + 3 * 192) + (192 + 192), 2 * (192 + 768)
+    for run in finetuning_runs:
+        sides = {"all": attention + feed_forward, "attention": attention}.get(run["layers"])
+        by_method = {"none": 0, "lora": sides and 6 * sides * run["rank"]}
+        assert run["parameters"] == by_method.get(run["method"], 2_731_200)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_mixed_text_is_the_new_one_and_a_share_of_the_old_one(finetuning_sweep, share):
+    new, old = torch.arange(30_000), torch.arange(100_000, 200_000)
+    mixed = finetuning_sweep.mix(new, old, share)
+    added = mixed[len(new) :]
+    assert torch.equal(mixed[: len(new)], new)
+    assert abs(len(added) - share * len(mixed)) <= 500 and len(added.unique()) == len(added)
+    assert added.min() >= 100_000 and added.max() - added.min() > 60_000  # from all over the old text
+    assert torch.equal(finetuning_sweep.mix(new, old, 0), new)

@@ -108,8 +108,9 @@ def test_the_layout(exercise):
 
 
 @each
-def test_the_solution_passes_its_check(exercise):
+def test_the_solution_passes_its_check(exercise, monkeypatch):
     """With what the page gives: the set-up, the section's own cells, and nothing that ran before."""
+    monkeypatch.chdir(NOTEBOOKS[0].parent)  # a kernel starts there
     space = {}
     solution = CODE.search(exercise.folds["Solution"])[1]
     sources = [*exercise.before, *(cell.source for cell in exercise.code[:-2]), solution, exercise.code[-1].source]

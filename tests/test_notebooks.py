@@ -35,7 +35,7 @@ NETWORK = re.compile(
     r"|^\s*[!%].*\b(?:wget|curl)\b|[\"'](?:wget|curl)\b",
     re.MULTILINE,
 )
-FOLDER = r"(?:/(?:home|root|Users|tmp|work|content|mnt|opt|usr|var)/|[A-Z]:\\\\?[A-Za-z])"
+FOLDER = r"(?:/(?:home|root|Users|tmp|work|content|mnt|opt|usr|var)/|(?<![A-Za-z])[A-Z]:\\\\?[A-Za-z])"
 
 
 def code_cells(nb):

@@ -77,6 +77,7 @@ def test_special_tokens_and_the_space_after_them(tokenizer, theirs):
     assert ids == [1, *theirs.encode("Once upon a time"), 1, *theirs.encode(" The end"), 2]
     assert tokenizer.decode(ids) == text and tokenizer.decode(torch.tensor(ids)) == text
     assert tokenizer.encode(text, ["</s>"]) == [*theirs.encode(text[:-4]), 2]
+    assert tokenizer.encode("<s></s>", ["<s>"]) == [1, *theirs.encode("</s>")]
     assert tokenizer.encode("<s>", ["<s>"]) == [1] and tokenizer.decode([]) == ""
     assert tokenizer.decode(tokenizer.encode("東𝄞")[1:-1]) == "東\N{REPLACEMENT CHARACTER}"
     with pytest.raises(
