@@ -1,9 +1,11 @@
 """Measure what the card says about the adapter, and write measured.json: `python data/smollm2-adapter/measure.py`.
 
-It compares four ways to ask SmolLM2 for an answer in the format, and the loss on texts that have nothing to do with it.
+It compares ways to get an answer in the format, and the loss on texts that have nothing to do with it. With the path of
+another adapter, as in `python data/smollm2-adapter/measure.py other.safetensors`, it measures that one too.
 """
 
 import json
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -57,6 +59,7 @@ def losses() -> dict[str, float]:
     return {name: round(gptlib.evaluate(model, torch.tensor(row), 256), 4) for name, row in ids.items()}
 
 
+other = Path(*sys.argv[1:2])
 began = time.process_time()
 model, tokenizer = gptlib.pretrained.load("smollm2")
 found: dict = {"losses": {"SmolLM2": losses()}, "ways": {}}
@@ -68,6 +71,12 @@ load_adapter(model, FOLDER / "adapter.safetensors")
 merge_lora(model)
 found["losses"]["with the adapter"] = losses()
 report("the question alone, with the adapter", [])
+if other.is_file():
+    model, _ = gptlib.pretrained.load("smollm2")
+    rate = load_adapter(model, other)["learning_rate"]
+    merge_lora(model)
+    found["losses"][f"learning rate {rate}"] = losses()
+    report(f"with one of learning rate {rate}", [])
 found["seconds"] = round(time.process_time() - began)
 content = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 atomic_write(FOLDER / "measured.json", partial(Path.write_text, data=content, encoding="utf-8"))
