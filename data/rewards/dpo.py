@@ -60,7 +60,7 @@ def trained(pairs, before, method, beta, seed):
     """One run of STEPS steps, each with BATCH pairs that occur once, and what is measured after it.
 
     pairs: ids of prompts, chosen and rejected answers, each (N, LENGTH); before (2, N): their log-probabilities under
-    the untrained model.
+    the reference model.
     """
     (model, tokenizer), generator = load(), torch.Generator().manual_seed(seed)
     order, began = torch.randperm(len(pairs[0]), generator=generator), time.process_time()
