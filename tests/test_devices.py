@@ -20,6 +20,7 @@ SIZES = {  # by the names that the pages give to the arguments of their classes
     "n_kv_head": 1, "n_hidden": C,
     "context_length": T, "config": GPTConfig(V, T, n_layer=2, n_head=2, n_embd=C), "low": 1, "high": 2,
     "middle": nn.Identity(), "attention": nn.Identity(), "encoder": nn.Embedding(V, C, device="meta"),
+    "base": nn.Linear(C, C, device="meta"), "rank": 2,
 }  # fmt: skip
 INPUTS = {"idx": torch.zeros(2, T, dtype=torch.long, device="meta"), "x": torch.zeros(2, T, C, device="meta")}
 INPUTS |= {"memory": torch.zeros(2, T + 1, C, device="meta"), "ids": INPUTS["idx"]}
