@@ -20,8 +20,8 @@ SIZES = {  # by the names that the pages give to the arguments of their classes
     "n_kv_head": 1, "n_hidden": C,
     "context_length": T, "config": GPTConfig(V, T, n_layer=2, n_head=2, n_embd=C), "low": 1, "high": 2,
     "middle": nn.Identity(), "attention": nn.Identity(), "encoder": nn.Embedding(V, C, device="meta"),
-    "base": nn.Linear(C, C, device="meta"), "rank": 2,
 }  # fmt: skip
+REQUIRED = {"base": nn.Linear(C, C, device="meta"), "rank": 2}  # arguments that other pages give default values to
 INPUTS = {"idx": torch.zeros(2, T, dtype=torch.long, device="meta"), "x": torch.zeros(2, T, C, device="meta")}
 INPUTS |= {"memory": torch.zeros(2, T + 1, C, device="meta"), "ids": INPUTS["idx"]}
 INPUTS |= {"turn": (torch.zeros(T, C // 4, device="meta"),) * 2}  # cosine and sine, for the pairs of a head
@@ -65,8 +65,10 @@ def modules(path):
 
 def run_elsewhere(module):
     """Build the class on the meta device, and call it with inputs that lie there; its output must lie there too."""
+    given = inspect.signature(module.__init__).parameters.values()
+    sizes = SIZES | {p.name: REQUIRED[p.name] for p in given if p.name in REQUIRED and p.default is p.empty}
     with torch.device("meta"):
-        built = module(**{name: SIZES[name] for name in inspect.signature(module.__init__).parameters if name in SIZES})
+        built = module(**{p.name: sizes[p.name] for p in given if p.name in sizes})
     wanted = [p.name for p in inspect.signature(built.forward).parameters.values() if p.default is p.empty]
     with OneDevice():
         assert built(**{name: INPUTS[name] for name in wanted}).device.type == "meta"
