@@ -5,6 +5,7 @@ import importlib.util
 import json
 import math
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -365,6 +366,7 @@ def test_the_translator_predicts_french_that_it_has_not_seen(pairs):
 # ---------------------------------------------------------------- the ablation ladder of notebook 13
 
 
+@cache
 def load_sweep(folder):
     spec = importlib.util.spec_from_file_location("sweep", DATA / folder / "sweep.py")
     module = importlib.util.module_from_spec(spec)
@@ -387,10 +389,12 @@ def test_the_ladder_ends_at_the_modern_gpt(sweep):
     torch.testing.assert_close(ladder(idx), expected(idx), rtol=1e-5, atol=1e-5)
 
 
-def test_the_card_of_the_ladder_has_the_recorded_losses(sweep):
-    runs = json.loads((DATA / "modern_ladder" / "runs.json").read_text(encoding="utf-8"))
-    card = (DATA / "modern_ladder" / "README.md").read_text(encoding="utf-8")
-    assert sweep.table(runs) in card
+@pytest.mark.parametrize("folder", ["modern_ladder", "scaling", "finetuning"])
+def test_the_card_of_a_sweep_has_the_recorded_losses(folder):
+    stored, card = ((DATA / folder / name).read_bytes() for name in ("runs.json", "README.md"))
+    card = card.decode("utf-8")
+    assert load_sweep(folder).table(json.loads(stored)) in card
+    assert hashlib.sha256(stored).hexdigest() in card
 
 
 # ---------------------------------------------------------------- the scaling runs of notebook 14
@@ -404,12 +408,6 @@ def scaling_sweep():
 @pytest.fixture(scope="module")
 def scaling_runs():
     return json.loads((DATA / "scaling" / "runs.json").read_text(encoding="utf-8"))
-
-
-def test_the_card_of_the_scaling_runs_has_the_recorded_losses(scaling_sweep, scaling_runs):
-    card = (DATA / "scaling" / "README.md").read_text(encoding="utf-8")
-    assert scaling_sweep.table(scaling_runs) in card
-    assert hashlib.sha256((DATA / "scaling" / "runs.json").read_bytes()).hexdigest() in card
 
 
 def test_the_scaling_runs_take_their_budgets(scaling_sweep, scaling_runs):
@@ -444,12 +442,6 @@ def finetuning_sweep():
 @pytest.fixture(scope="module")
 def finetuning_runs():
     return json.loads((DATA / "finetuning" / "runs.json").read_text(encoding="utf-8"))
-
-
-def test_the_card_of_the_finetuning_runs_has_the_recorded_losses(finetuning_sweep, finetuning_runs):
-    card = (DATA / "finetuning" / "README.md").read_text(encoding="utf-8")
-    assert finetuning_sweep.table(finetuning_runs) in card
-    assert hashlib.sha256((DATA / "finetuning" / "runs.json").read_bytes()).hexdigest() in card
 
 
 def test_the_finetuning_runs_have_the_best_learning_rate_tried(finetuning_sweep, finetuning_runs):
