@@ -78,7 +78,7 @@ def draw(existing: set[str]) -> str:
         parts += [circle(x, y, 21, there), text(x, y + 6, stem[:2], "#ffffff" if there else MUTED, bold=True)]
         parts += [text(x, y + 46 + 21 * i, line, color, bold=there) for i, line in enumerate(label.split("/"))]
     bottom = height - 88
-    for y, words, there in ((bottom - 26, "ready", True), (bottom + 8, "planned", False)):
+    for y, words, there in ((bottom - 26, "ready", True), (bottom + 8, "planned", False)) if planned else ():
         parts += [circle(488, y, 9, there), text(508, y + 6, words, INK if there else MUTED, anchor="start", size=16)]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
