@@ -4,9 +4,9 @@ B batch · T positions · L layers · H heads · C channels · D channels per he
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +26,6 @@ def attention(model: nn.Module, name: str = "") -> Iterator[list[Tensor]]:
 
         with probe.attention(model) as maps:
             model(idx)
-        maps[0]  # (B, H, T, T)
     """
 
     def weights(core: Attend, inputs: tuple, out: Tensor) -> Tensor:
@@ -40,116 +39,78 @@ def attention(model: nn.Module, name: str = "") -> Iterator[list[Tensor]]:
 def record(model: nn.Module, kind: type[nn.Module]) -> Iterator[list[Tensor]]:
     """Record the output of every module of this `kind` during the latest forward pass, in the order of the model.
 
-    Raises ValueError when the model has none.
-
-        with probe.record(model, Block) as residual:
-            model(idx)
-        residual[-1]  # (B, T, C): the residual stream after the last block
+    ValueError if there is none. Of each `Block`, for instance: the residual stream (B, T, C) after that layer.
     """
     with _recording(model, kind, lambda module, inputs, out: out.detach()) as outputs:
         yield outputs
 
 
 @contextmanager
-def patch(module: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Replace the output of `module` by `change(output)` in every forward pass inside.
+def patch(module: nn.Module, change: Callable[[Tensor], Any]) -> Iterator[None]:
+    """Replace the output of `module` by `change(output)` in every forward pass inside; afterwards it is as it was.
 
-    On leaving, by an error too, the module is as it was.
-
-        with probe.patch(model.blocks[2].attention, torch.zeros_like):
-            model(idx)  # without what this layer's attention adds to the residual stream
+    with probe.patch(model.blocks[2].attention, torch.zeros_like):
+        model(idx)  # without what this layer's attention adds to the residual stream
     """
-    hook = module.register_forward_hook(lambda module, inputs, out: change(out))
-    try:
-        with _eager():
-            yield
-    finally:
-        hook.remove()
+    with module.register_forward_hook(lambda module, inputs, out: change(out)), _eager():
+        yield
 
 
 @contextmanager
 def activations(model: nn.Module, *names: str) -> Iterator[dict[str, Tensor]]:
     """Record the outputs of the modules with these names during the latest forward pass; ValueError if one is missing.
 
-    with probe.activations(model, "blocks.3", "blocks.3.attention.attend") as found:
-        model(idx)
-    found["blocks.3"]  # (B, T, C): the residual stream after layer 3
-    found["blocks.3.attention.attend"]  # (B, H, T, D): the output of each of its heads
+    "blocks.3" gives the residual stream (B, T, C) after layer 3, "blocks.3.attention.attend" its heads (B, H, T, D).
     """
     found: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Callable:
-        return lambda out: found.update({name: out.detach()})  # returns None: the hook leaves the output as it is
-
     with ExitStack() as hooks:
-        for name in names:
-            hooks.enter_context(patch(_module(model, name), keep(name)))
+        for name in names:  # `update` returns None: such a hook leaves the output as it is
+            keep = partial(lambda name, out: found.update({name: out.detach()}), name)
+            hooks.enter_context(patch(_module(model, name), keep))
         yield found
 
 
 @contextmanager
 def ablate(model: nn.Module, *heads: tuple[int, int], mean: Tensor | None = None) -> Iterator[None]:
-    """Replace the output of these heads, pairs (layer, head), by zeros, or by their rows of `mean` (L, H, D).
+    """Replace the output of these heads (layer, head) by zeros, or by their rows of `mean` (L, H, D).
 
-    Raises ValueError when the model has no such head.
-
-        with probe.ablate(model, (0, 2), (4, 1), mean=probe.mean_heads(model, idx)):
-            model(idx)
+    ValueError if one is missing. The rows can be those of `mean_heads`.
     """
-    by_layer = defaultdict(list)
-    for layer, head in heads:
-        _layer(model, layer, head)
-        by_layer[layer].append(head)
 
-    def without(layer: int, gone: list[int]) -> Callable[[Tensor], Tensor]:
-        def change(out: Tensor) -> Tensor:  # (B, H, T, D)
-            out = out.clone()
-            out[:, gone] = 0.0 if mean is None else mean[layer, gone][:, None].to(out)
-            return out
-
-        return change
+    def change(layer: int, head: int, out: Tensor) -> Tensor:  # (B, H, T, D)
+        this = torch.arange(out.shape[1], device=out.device) == head  # (H,)
+        return torch.where(this[:, None, None], 0.0 if mean is None else mean[layer, head], out)
 
     with ExitStack() as hooks:
-        for layer, gone in by_layer.items():
-            hooks.enter_context(patch(_layer(model, layer).attend, without(layer, gone)))
+        for layer, head in heads:
+            hooks.enter_context(patch(_head(model, layer, head)[0].attend, partial(change, layer, head)))
         yield
 
 
 @torch.no_grad()
 def mean_heads(model: nn.Module, idx: Tensor) -> Tensor:
-    """Each head's mean output over all positions of `idx` (B, T) -> (L, H, D): what mean ablation puts in its place."""
+    """Each head's mean output over the positions of `idx` (B, T) -> (L, H, D): what mean ablation puts in its place."""
     with record(model, Attend) as outputs:
         model(idx)
     return torch.stack([out.mean(dim=(0, -2)) for out in outputs])
 
 
 @contextmanager
-def patch_from(
-    model: nn.Module, name: str, source: Tensor, positions: int | Sequence[int] | Tensor | None = None,
-    head: int | None = None,
-) -> Iterator[None]:  # fmt: skip
-    """Put in the output that the module `name` had in another run, `source`, as recorded by `activations`.
+def patch_from(model: nn.Module, name: str, source: Tensor, positions=None, head=None) -> Iterator[None]:
+    """Put in the output `source` that the module `name` had in another run, as `activations` recorded it.
 
-    Only at these `positions` where they are given, as indices or as a mask (T,) or (B, T); and only of one `head` of an
-    `attend`. Raises ValueError when there is no such module, and in the forward pass when the shapes differ.
-
-        with probe.patch_from(model, "blocks.3", found["blocks.3"], positions=-1):
-            model(other_idx)
+    Only at these `positions`, indices or a mask (T,) or (B, T); only of one `head` of an `attend`. Raises ValueError
+    when there is no such module, and in the forward pass when the shapes differ.
     """
 
     def change(out: Tensor) -> Tensor:
-        if source.shape != out.shape:
-            raise ValueError(f"{name} is {tuple(out.shape)} here, but the source is {tuple(source.shape)}")
-        where = torch.ones(out.shape[-2], dtype=torch.bool, device=out.device)  # (T,)
-        if positions is not None:
-            chosen = torch.as_tensor(positions, device=out.device)
-            where = (
-                chosen if chosen.dtype == torch.bool else where.logical_not().index_fill(0, chosen % len(where), True)
-            )
-        where = where[..., None] if out.ndim == 3 or where.ndim == 1 else where[:, None, :, None]  # (…, T, 1)
-        if head is not None:
-            where = where & (torch.arange(out.shape[1], device=out.device) == head)[:, None, None]  # (…, H, T, 1)
-        return torch.where(where, source, out)
+        if source.shape != out.shape or (head is not None and out.ndim < 4):
+            raise ValueError(f"{name} is {tuple(out.shape)} here, and the source {tuple(source.shape)}, {head=}")
+        out = out.clone()
+        new, old = ((x if head is None else x[:, head]).movedim(-2, 1) for x in (out, source))  # views (B, T, ...)
+        at = ... if positions is None else positions if getattr(positions, "ndim", 1) == 2 else (slice(None), positions)
+        new[at] = old[at]
+        return out
 
     with patch(_module(model, name), change):
         yield
@@ -157,115 +118,92 @@ def patch_from(
 
 @torch.no_grad()
 def residual_parts(model: Any, idx: Tensor) -> tuple[list[str], Tensor]:
-    """What is added to the residual stream of a GPT or ModernGPT, in order: N names, parts (N, B, T, C).
+    """What is added to the residual stream of a GPT or ModernGPT for idx (B, T), in order: N names, parts (N, B, T, C).
 
-    The parts are the embeddings and, layer by layer, each head through its rows of `out_proj` ("L0H2"), the bias of
-    `out_proj`, and the feed-forward layer. Their sum is the stream before the final norm, in evaluation mode.
+    The embeddings and, layer by layer, each head through its slice of `out_proj` ("L0H2"), the bias of `out_proj` and
+    the feed-forward layer. In evaluation mode, their sum is the stream before the final norm.
     """
-    names, parts, inputs = ["token embedding"], [model.token_embedding(idx)], []
-    start = model.blocks[0].register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
-    try:
-        with (
-            record(model, Attend) as heads,
-            activations(model, *(f"blocks.{layer}.feed_forward" for layer in range(len(model.blocks)))) as forward,
-        ):
-            model(idx)
-    finally:
-        start.remove()
-    if not torch.equal(inputs[0], parts[0]):
-        names.append("position embedding")
-        parts.append(inputs[0] - parts[0])
-    for layer, (out, added) in enumerate(zip(heads, forward.values(), strict=True)):
-        projection, H = model.blocks[layer].attention.out_proj, out.shape[1]
-        names += [f"L{layer}H{head}" for head in range(H)]
-        parts += (out @ projection.weight.mT.unflatten(0, (H, -1))).unbind(1)  # each (B, T, C)
+    wanted = re.compile(r"token_embedding|dropout|blocks\.\d+\.(attention\.attend|feed_forward)")
+    with activations(model, *filter(wanted.fullmatch, dict(model.named_modules()))) as found:
+        model(idx)
+    parts = {"token embedding": found["token_embedding"]}  # (B, T, C)
+    if model.config.position_encoding in ("learned", "sinusoidal"):
+        parts["position embedding"] = found["dropout"] - found["token_embedding"]
+    for layer, block in enumerate(model.blocks):
+        heads, projection = found[f"blocks.{layer}.attention.attend"], block.attention.out_proj
+        for head, rows in enumerate(projection.weight.mT.unflatten(0, (heads.shape[1], -1))):  # (D, C)
+            parts[f"L{layer}H{head}"] = heads[:, head] @ rows
         if projection.bias is not None:
-            names.append(f"L{layer} bias")
-            parts.append(projection.bias.expand_as(added))
-        names.append(f"L{layer} feed-forward")
-        parts.append(added)
-    return names, torch.stack(parts)
+            parts[f"L{layer} bias"] = projection.bias.expand_as(found["token_embedding"])
+        parts[f"L{layer} feed-forward"] = found[f"blocks.{layer}.feed_forward"]
+    return list(parts), torch.stack(list(parts.values()))
 
 
 @torch.no_grad()
 def logit_attribution(model: Any, idx: Tensor, tokens: Tensor) -> tuple[list[str], Tensor]:
     """What each of `residual_parts` adds directly to the logit of `tokens` (B, T) at each position: names, (N, B, T).
 
-    The scale of the final norm is held fixed at that of this run; its bias, if any, is the last part. The sum is the
-    logit. Raises ValueError when the model caps its logits, which are then no sum.
+    The scale of the final norm is held fixed at that of this run, and its bias is the last part: the sum is the logit.
+    Raises ValueError when the model caps its logits, which are then no sum.
     """
     if getattr(model.config, "soft_cap", None) is not None:
         raise ValueError("soft_cap makes the logits no sum of parts: build the model with soft_cap=None")
     names, parts = residual_parts(model, idx)
     norm, x, output = model.final_norm, parts.sum(0), model.lm_head.weight[tokens]  # (B, T, C)
-    direction = output * norm.weight
-    if isinstance(norm, nn.LayerNorm):  # the mean that it subtracts is part of the direction
-        x, direction = x - x.mean(-1, keepdim=True), direction - direction.mean(-1, keepdim=True)
-    scale = (x.square().mean(-1) + norm.eps).rsqrt()  # (B, T)
-    added = (parts * direction).sum(-1) * scale
-    if isinstance(norm, nn.LayerNorm) and norm.bias is not None:
-        names, added = [*names, "final norm bias"], torch.cat([added, (output @ norm.bias)[None]])
-    return names, added
+    direction, bias = output * norm.weight, getattr(norm, "bias", None)
+    if isinstance(norm, nn.LayerNorm):  # it subtracts the mean
+        x, direction = (y - y.mean(-1, keepdim=True) for y in (x, direction))
+    added = torch.einsum("nbtc, btc -> nbt", parts, direction) * (x.square().mean(-1) + norm.eps).rsqrt()
+    return (names, added) if bias is None else ([*names, "final norm bias"], torch.cat([added, (output @ bias)[None]]))
 
 
 @torch.no_grad()
 def ov_circuit(model: nn.Module, layer: int, head: int) -> Tensor:
-    """What a head writes for what it reads: x @ ov, for the normalized stream x (..., C) and without biases. (C, C)"""
-    attention, (q, k, v) = _projections(model, layer, head)
-    return v @ attention.out_proj.weight.mT.unflatten(0, (attention.n_head, -1))[head]
+    """What a head writes where it attends, as a matrix (C, C): x @ ov for a normalized stream x, without biases."""
+    attention, _, _, value = _head(model, layer, head)
+    return value @ attention.out_proj.weight.mT.unflatten(0, (attention.n_head, -1))[head]
 
 
 @torch.no_grad()
 def qk_circuit(model: Any, layer: int, head: int, distance: int = 0) -> Tensor:
-    """The scores of a head as a bilinear form: x @ qk @ y for the normalized streams at query and key. Shape (C, C).
+    """A head's scores as a matrix (C, C): x @ qk @ y for normalized streams x at the query and y at the key.
 
-    Without biases and with 1/√D; with the rotation for a key `distance` positions back, where positions are rotary.
-    Raises ValueError for `qk_norm`, whose scores are no bilinear form.
+    Without biases; with 1/√D and, where positions are rotary, the rotation for a key `distance` positions back. Raises
+    ValueError for `qk_norm`, whose scores are not bilinear.
     """
-    attention, (q, k, v) = _projections(model, layer, head)
+    attention, q, k, _ = _head(model, layer, head)
     if getattr(attention, "q_norm", None) is not None:
-        raise ValueError("qk_norm makes the scores no bilinear form: build the model with qk_norm=False")
+        raise ValueError("with qk_norm, no matrix gives the scores: build the model with qk_norm=False")
     config = getattr(model, "config", None)
     if getattr(config, "position_encoding", None) == "rotary":
-        base, position = getattr(config, "rotary_base", BASE), torch.tensor([distance], device=q.device)
+        position, base = torch.tensor([distance], device=q.device), getattr(config, "rotary_base", BASE)
         q = rotate(q, *rotation(position, q.shape[-1], base))
     return q @ k.mT / q.shape[-1] ** 0.5
 
 
-def _projections(model: nn.Module, layer: int, head: int) -> tuple[Any, list[Tensor]]:
-    """The attention of a layer, and what projects to the query, key and value of one head, each (C, D)."""
-    attention = _layer(model, layer, head)
-    H = attention.n_head
-    G = getattr(attention, "n_kv_head", H)
-    heads = attention.qkv_proj.weight.unflatten(0, (H + 2 * G, -1)).mT  # (H + 2 G, C, D)
-    group = head * G // H  # the key and value head that this query head uses
-    return attention, [heads[head], heads[H + group], heads[H + G + group]]
-
-
-def _layer(model: nn.Module, layer: int, head: int = 0) -> Any:
-    """The attention of a layer with several heads; ValueError if there is none, or no such head in it."""
-    layers: list[Any] = [m for m in model.modules() if hasattr(m, "n_head") and isinstance(m.attend, Attend)]
+def _head(model: nn.Module, layer: int, head: int) -> tuple[Any, Tensor, Tensor, Tensor]:
+    """The attention of a layer, and the matrices (C, D) to the query, key and value of one head; ValueError if none."""
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "n_head")]
     if not (0 <= layer < len(layers) and 0 <= head < layers[layer].n_head):
-        has = f"{len(layers)} layers" + (f" of {layers[0].n_head} heads" if layers else "")
-        raise ValueError(f"no head {head} in layer {layer}: {type(model).__name__} has {has}, counted from 0")
-    return layers[layer]
+        raise ValueError(f"no head {head} in layer {layer}, of {[x.n_head for x in layers]} heads in the layers")
+    H, G = layers[layer].n_head, getattr(layers[layer], "n_kv_head", layers[layer].n_head)
+    q, k, v = layers[layer].qkv_proj.weight.unflatten(0, (H + 2 * G, -1)).mT.split([H, G, G])  # each (..., C, D)
+    return layers[layer], q[head], k[head * G // H], v[head * G // H]
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:
     try:
         return model.get_submodule(name)
     except AttributeError:
-        known = dict.fromkeys(re.sub(r"\d+", "N", known) for known, _ in model.named_modules())
-        raise ValueError(f"there is no module {name!r}: choose from {', '.join(known).lstrip(', ')}") from None
+        known = dict.fromkeys(re.sub(r"\.\d+", ".N", known) for known, _ in model.named_modules() if known)
+        raise ValueError(f"no module is called {name!r}: choose from {', '.join(known)}") from None
 
 
 @contextmanager
 def _recording(model: nn.Module, kind: type[nn.Module], value: Callable, part: str = "") -> Iterator[list[Tensor]]:
     modules = [module for name, module in model.named_modules() if isinstance(module, kind) and part in name]
     if not modules:
-        raise ValueError(
-            f"{type(model).__name__} contains no {kind.__name__} to record" + f" in any {part!r}" * bool(part)
-        )
+        raise ValueError(f"{type(model).__name__} contains no {kind.__name__}" + f" in any {part!r}" * bool(part))
     found: list[Tensor] = []
 
     def hook(module: nn.Module, inputs: tuple, named: dict, out: Tensor) -> None:
@@ -273,13 +211,10 @@ def _recording(model: nn.Module, kind: type[nn.Module], value: Callable, part: s
             found.clear()
         found.append(value(module, (*inputs, *named.values()), out))
 
-    hooks = [module.register_forward_hook(hook, with_kwargs=True) for module in modules]
-    try:
-        with _eager():
-            yield found
-    finally:
-        for one in hooks:
-            one.remove()
+    with _eager(), ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_hook(hook, with_kwargs=True))
+        yield found
 
 
 def _eager():
