@@ -473,7 +473,7 @@ FAULTS = {
         },
         'base = torch.tensor([distance], device=q.device), getattr(config, "rotary_base", BASE)': {
             "base = torch.tensor([distance], device=q.device), BASE": "rotation with another base",
-            'base = torch.tensor([-distance], device=q.device), getattr(config, "rotary_base", BASE)': "rotated forward",
+            'base = torch.tensor([-distance], device=q.device), getattr(config, "rotary_base", BASE)': "turned back",
         },
         "k[head * G // H], v[": {"k[head % G], v[": "another key head of the group"},
         "], v[head * G // H]": {"], v[head % G]": "another value head of the group"},

@@ -179,7 +179,7 @@ def test_a_compiled_model_is_seen_like_a_plain_one(model, idx):
 
 def build(kind: str):
     """One model of each kind that the probe is for, in which every parameter counts."""
-    sizes = {"vocab_size": 13, "context_length": 8, "n_layer": 2, "n_embd": 12}
+    sizes = {"vocab_size": 13, "context_length": 8, "n_layer": 2, "n_embd": 24}
     if kind == "modern":
         config = ModernConfig(**sizes, n_head=6, n_kv_head=2, n_hidden=20, tied=False, rotary_base=50.0, norm_eps=0.1)
         return stir(ModernGPT(config)).eval()
@@ -226,7 +226,7 @@ def test_a_name_that_is_no_modules(model, idx):
 def test_an_ablated_head_is_one_without_its_columns(any_model, idx):
     """The oracle edits the weights: zeros in the columns of `out_proj` that belong to the head."""
     heads, edited = [(0, 1), (1, 0), (1, 2)], copy.deepcopy(any_model)
-    D = 12 // any_model.config.n_head
+    D = 24 // any_model.config.n_head
     for layer, head in heads:
         edited.blocks[layer].attention.out_proj.weight[:, head * D : (head + 1) * D] = 0
     before = any_model(idx)
@@ -299,8 +299,10 @@ def test_a_mask_for_each_sequence_and_one_head(model, idx):
     for positions, head, where in cases:
         this = torch.tensor([head in (None, h) for h in range(3)])[:, None, None]
         expected = torch.where(where[:, None, :, None] & this, source, own)
-        with probe.patch_from(model, name, source, positions, head), probe.activations(model, name) as after:
-            model(idx)
+        with probe.activations(model, name) as before, probe.patch_from(model, name, source, positions, head):
+            with probe.activations(model, name) as after:
+                model(idx)
+        assert torch.equal(before[name], own), "what was recorded before the patch stays as it was"
         assert torch.equal(after[name], expected) and not torch.equal(expected, own)
 
 
@@ -380,7 +382,7 @@ def test_a_head_writes_what_its_ov_circuit_says(any_model, idx):
         ov = probe.ov_circuit(any_model, 1, head)
         written = parts[names.index(f"L1H{head}")][:, 0]
         torch.testing.assert_close(found["blocks.1.norm1"][:, 0] @ ov, written, rtol=1e-4, atol=1e-4)
-        assert ov.shape == (12, 12) and torch.linalg.matrix_rank(ov) == 12 // any_model.config.n_head
+        assert ov.shape == (24, 24) and torch.linalg.matrix_rank(ov) == 24 // any_model.config.n_head
 
 
 @torch.no_grad()
