@@ -13,7 +13,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from gptlib import BPETokenizer, CharTokenizer, WordTokenizer, data, files, modern, ngram, pretrained
+from gptlib import BPETokenizer, CharTokenizer, WordTokenizer, data, files, modern, ngram, positions, pretrained, probe
 from gptlib.encoder_decoder import pad_ids, translate
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -395,6 +395,28 @@ def test_the_card_of_a_sweep_has_the_recorded_losses(folder):
     card = card.decode("utf-8")
     assert load_sweep(folder).table(json.loads(stored)) in card
     assert hashlib.sha256(stored).hexdigest() in card
+
+
+# ---------------------------------------------------------------- the heads of SmolLM2, for notebook 17
+
+
+def test_the_card_of_the_heads_has_what_was_measured():
+    stored, card = ((DATA / "smollm2-heads" / name).read_bytes() for name in ("heads.json", "README.md"))
+    found, sweep, card = json.loads(stored), load_sweep("smollm2-heads"), card.decode("utf-8")
+    assert sweep.table(found) in card and hashlib.sha256(stored).hexdigest() in card
+    assert all([len(row) for row in found[name]] == 30 * [9] for name in sweep.NAMES)
+    assert all(f"{found['loss'][name]} with all heads" in card for name in sweep.NAMES)
+
+
+def test_the_heads_are_measured_from_their_layer_on():
+    sweep, model = load_sweep("smollm2-heads"), modern.ModernGPT(modern.ModernConfig(11, 64, 2, 4, 2, 32, 40)).eval()
+    idx = torch.randint(11, (6, 64), generator=torch.Generator().manual_seed(0))
+    turn = positions.rotation(torch.arange(64), 8, model.config.rotary_base)
+    with torch.no_grad(), probe.ablate(model, (1, 3)), probe.record(model, modern.ModernBlock) as streams:
+        nats = -model(idx).log_softmax(-1)[:, :-1].gather(2, idx[:, 1:, None])[..., 0]  # (6, 63)
+        expected = [nats[:3, 32:].mean(), nats[3:, 32:].mean(), nats[3:, :31].mean()]
+        found = sweep.losses(model, streams[0], turn, 1, idx)
+    torch.testing.assert_close(found, torch.stack(expected))
 
 
 # ---------------------------------------------------------------- the scaling runs of notebook 14
