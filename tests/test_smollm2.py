@@ -16,7 +16,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
 from conftest import stir
-from gptlib import pretrained, smollm2
+from gptlib import pretrained, probe, smollm2
 from gptlib.bpe import BPETokenizer
 from gptlib.files import data_dir
 from gptlib.finetuning import IGNORE, SMOLLM2, chat_prompt, tokenize_chat
@@ -222,6 +222,22 @@ def test_logits_are_those_of_transformers(installed, theirs):
         cache = model.make_cache(1, idx.shape[1])
         parts = torch.cat([model(part, cache) for part in idx.split([20, 1, 1, idx.shape[1] - 22], dim=1)], dim=1)
         assert (parts - theirs(idx).logits).abs().max() <= 1e-3
+
+
+def test_the_logit_lens_reads_the_hidden_states_of_transformers(installed, theirs):
+    """Final norm and output layer on the stream before and after each layer, and where ' Paris' comes on top."""
+    model, tokenizer = installed
+    idx = torch.tensor([tokenizer.encode("The capital of France is the city of")])
+    names = ["token_embedding", *(f"blocks.{layer}" for layer in range(30))]
+    with torch.no_grad(), probe.activations(model, *names) as found:
+        model(idx)
+        states = theirs(idx, output_hidden_states=True).hidden_states  # the last one is normalized already
+        lens = torch.stack([model.lm_head(model.final_norm(stream)) for stream in found.values()])  # (31, 1, T, V)
+        expected = torch.stack([theirs.lm_head(theirs.model.norm(state)) for state in states[:-1]])
+        torch.testing.assert_close(lens[:-1], expected, rtol=1e-3, atol=2e-3)
+        torch.testing.assert_close(lens[-1], theirs.lm_head(states[-1]), rtol=1e-3, atol=2e-3)
+    top = [tokenizer.decode([token]) for token in lens[1:, 0, -1].argmax(dim=-1).tolist()]
+    assert " Paris" not in top[:27] and top[27:] == [" Paris"] * 3
 
 
 def test_ids_are_those_of_tokenizers_on_all_texts(installed):
