@@ -438,12 +438,46 @@ FAULTS = {
         "if bad := [": {"if False and [": "NaN accepted"},
     },
     "probe.py": {
-        "one.remove()": {"pass": "hooks of a recording stay on the model"},
-        "hook.remove()": {"pass": "patch stays on the model"},
+        "hooks.enter_context(module.register_forward_hook(hook, with_kwargs=True))": {
+            "module.register_forward_hook(hook, with_kwargs=True)": "hooks of a recording stay on the model",
+        },
+        "with module.register_forward_hook(lambda module, inputs, out: change(out)), _eager():": {
+            "module.register_forward_hook(lambda module, inputs, out: change(out))\n    with _eager():": (
+                "patch stays on the model"
+            ),
+        },
         "inputs[1].detach(), core.causal": {"inputs[1].detach(), False": "recorded attention weights without the mask"},
         ", *inputs[3:]": {"": "recorded attention weights without the padding mask"},
         "(*inputs, *named.values())": {"inputs": "a mask given by name not recorded"},
         " and part in name]": {"]": "layers recorded whatever their name"},
+        "{name: out.detach()}": {"{name: out}": "activations keep the graph"},
+        "mean[layer, head], out)": {"mean[layer - 1, head], out)": "mean of another layer put in"},
+        "out.mean(dim=(0, -2))": {"out.mean(dim=(0, -1))": "heads' mean over channels"},
+        "out = out.clone()": {"out = out": "patching changes the output in place"},
+        "(x if head is None else x[:, head]).movedim(-2, 1)": {
+            "x.movedim(-2, 1)": "all heads patched for one",
+            "(x if head is None else x[:, head])": "positions of a head taken for heads",
+        },
+        "source.shape != out.shape or ": {"": "a source of another shape accepted"},
+        "projection.bias.expand_as": {"torch.zeros(()).expand_as": "bias of out_proj is no part"},
+        "projection.weight.mT.unflatten": {"projection.weight.unflatten": "heads through rows of out_proj"},
+        'in ("learned", "sinusoidal"):': {'in ("learned",):': "sinusoid is no part"},
+        "if isinstance(norm, nn.LayerNorm):  #": {"if False:  #": "mean not subtracted in the attribution"},
+        "square().mean(-1) + norm.eps": {"square().mean(-1)": "norm's eps left out"},
+        "output * norm.weight": {"output": "norm's scale left out"},
+        "model.lm_head.weight[tokens]": {"model.token_embedding.weight[tokens]": "every model attributed as if tied"},
+        "return value @ attention.out_proj.weight.mT": {"return value @ attention.out_proj.weight": "OV by rows"},
+        "q @ k.mT / q.shape[-1] ** 0.5": {
+            "q @ k.mT": "qk_circuit not divided by √D",
+            "k @ q.mT / q.shape[-1] ** 0.5": "query and key swapped",
+        },
+        'base = torch.tensor([distance], device=q.device), getattr(config, "rotary_base", BASE)': {
+            "base = torch.tensor([distance], device=q.device), BASE": "rotation with another base",
+            'base = torch.tensor([-distance], device=q.device), getattr(config, "rotary_base", BASE)': "turned back",
+        },
+        "k[head * G // H], v[": {"k[head % G], v[": "another key head of the group"},
+        "], v[head * G // H]": {"], v[head % G]": "another value head of the group"},
+        "0 <= layer < len(layers) and 0 <= head <": {"layer < len(layers) and head <": "negative heads accepted"},
     },
     "pretrained.py": {
         "return tensor.mT if gpt2.transposed(name) else tensor": {
