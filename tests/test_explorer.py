@@ -400,6 +400,7 @@ def test_the_query_position_is_framed_and_the_chosen_head_is_marked(opened):
 def test_everything_can_be_reached_by_keyboard(opened):
     tab = opened(page(MAPS, TOKENS))
     form, press = tab.locator("form"), tab.keyboard.press
+    tab.evaluate("() => { document.onkeydown = event => { window.heard = event.key; }; }")
     tab.get_by_label("layer 0").focus()
     press("ArrowRight")  # layer 1
     press("Tab")
@@ -423,6 +424,7 @@ def test_everything_can_be_reached_by_keyboard(opened):
     assert numbers(form) == expected(1, 0, 2)
     press("Tab")  # the heads
     press("ArrowDown")
+    assert tab.evaluate("window.heard") is None, "JupyterLab would take an arrow key and move on to another cell"
     press("Enter")
     tab.evaluate("document.forms[0].requestSubmit()")  # as some browsers do at Enter: the page must stay
     tab.wait_for_timeout(50)

@@ -87,7 +87,10 @@ function explorer(data) {
         tiles[next]?.focus();
       };
     });
-    form.onkeydown = event => { if (event.key === "Escape") show(state.position, false); };
+    form.onkeydown = event => {
+      event.stopPropagation();  // at an arrow key, JupyterLab would move on to another cell
+      if (event.key === "Escape") show(state.position, false);
+    };
     form.onsubmit = () => false;  // Enter at a radio button would send the form, and reload the page
     draw();
     root.append(form);
