@@ -20,7 +20,7 @@ ABOUT = re.compile(r"^\*(\w[^·*]+) · (warm-up|easy|middle|stretch) · \d+ minu
 FOLD = re.compile(r"<details><summary>(\w+)</summary>\n\n(.*?)\n\n</details>", re.DOTALL)
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 TYPES = {"Write a function", "Predict a shape", "Predict a number", "Repair a broken piece", "Read a map", "Explain"}
-TYPES |= {"Experiment"}
+TYPES |= {"Experiment", "Investigation"}
 DIFFICULTY = ["warm-up", "easy", "middle", "stretch"]
 
 
