@@ -34,6 +34,10 @@ ONE_LETTER = torch.tensor([[[2.0]], [[3.0]]]), torch.tensor([[1.0, 0.0], [4.0, 1
             "@ direction / len(direction)": "the products are averaged: a dot product is their sum",
             "@ (direction / direction.norm())": "the direction is normalized: its length counts",
         },
+        "heads[h] @ weight[:, h * D : (h + 1) * D].mT @ direction": {
+            "heads[h] @ direction[h * D : (h + 1) * D]": "the projection is left out: the channels of the direction "
+            "are those of the residual stream, and not those of a head",
+        },
         "torch.stack(terms)": {
             "torch.stack(terms).mT": "the dimensions are exchanged: the heads come first, then the positions",
             "torch.stack(terms).sum(dim=0)": "the heads are added: return one row per head",
@@ -80,6 +84,11 @@ VERDICTS = {
             "values = qkv.chunk(3, dim=-1)[2].cumsum(dim=1)": "values of earlier positions are added: each position "
             "returns its own value alone",
             "values = qkv.chunk(3, dim=-1)[2].flip(1)": "the positions are in the reverse order",
+            "values = qkv.unflatten(-1, (n_head, 3, -1))[..., 2, :].flatten(-2)": "each head's queries, keys and "
+            "values are taken to lie next to each other: all queries come first, then all keys, then all values",
+        },
+        "values.shape[-1] // n_head": {
+            "qkv.shape[-1] // n_head": "D is a share of all 3 C channels: a head has C / n_head of them",
         },
         "values[..., head * D : (head + 1) * D]": {
             "values[..., head::n_head]": "a head's channels are next to each other: head 0 has the first D, head 1 the "
@@ -151,7 +160,7 @@ BY_HAND = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[1.0], [3.0], [5.0]
             "layer": {
                 0: "after layer 0, the loss is 2.62, still above 2.50",
                 2: "that is right for the logit lens; the affine lens gets below 2.50 earlier",
-                3: "after layer 2, the loss is already below 2.50",
+                **dict.fromkeys((3, 4, 5), "after layer 1, the loss is already below 2.50"),
             }
         },
         "",
@@ -171,6 +180,12 @@ def pair_of_features(seed, N, p):
     return value * (threshold < p)
 
 
+def two_numbers(answer, x):
+    """A tensor of two numbers counts as two numbers."""
+    found = answer(x)
+    return tuple(found) if isinstance(found, torch.Tensor) and found.shape == (2,) else found
+
+
 @exercise(
     cases=[
         (torch.tensor([[0.8, 0.5]]),),
@@ -186,6 +201,8 @@ def pair_of_features(seed, N, p):
             "x[:, 0] - x[:, 0].mean()": "feature 0 is the one that is kept: its error is 0, and feature 1 has one",
             "x[:, 1] - 0.5": "0.5 is the mean of a feature that is always present: take the mean of the examples",
             "x[:, 1] - x.mean()": "this is the mean of both features: take that of feature 1",
+            "x[:, 1] - x[:, 1][x[:, 1] > 0].mean()": "this is the mean of the examples in which feature 1 is present: "
+            "take that of all",
             "x[:, 1] - x[:, 1].median()": "the constant with the smallest squared error is the mean, not the median",
         },
         "h = x[:, 0] - x[:, 1]": {
@@ -207,6 +224,8 @@ def pair_of_features(seed, N, p):
         "one.mean().item(), both.mean().item()": {
             "both.mean().item(), one.mean().item()": "the two losses are exchanged: keeping one feature comes first",
             "one.sum().item(), both.sum().item()": "the examples are added up: take their mean",
+            "one.sum().item() / (len(x) - 1 or float('nan')), both.mean().item()": "the first loss is divided by N - "
+            "1, as `var` does unless it is told not to: take the mean",
             "one.mean().item() / 2, both.mean().item() / 2": "the errors of the two features are averaged: add them",
             "one.mean().item() ** 0.5, both.mean().item() ** 0.5": "roots are taken: the loss is the squared error",
         },
@@ -224,6 +243,7 @@ def pair_of_features(seed, N, p):
         },
         "",
     ),
+    call=two_numbers,
     said="sharing has the smaller loss up to p = 0.5, and the two losses are equal at p = 4/7.",
 )
 def two_losses(x):
@@ -244,13 +264,14 @@ FLAT = "at none of the distances from 1 to 4 does this head have a mean weight a
 unknown_model = prediction(
     {"ahead": 2, "necessary": 3, "distance": 2, "decoy": 0},
     {
-        "ahead": {1: NOT_PREDICTED, 3: NOT_PREDICTED, 4: NOT_PREDICTED},
+        "ahead": dict.fromkeys((0, 1, 3, 4, 5), NOT_PREDICTED),
         "necessary": {
             0: f"a high weight at a fixed distance is no proof; {UNUSED}",
             1: UNUSED,
             2: UNUSED,
         },
         "distance": {
+            0: "no head of layer 0 has a mean weight above 0.2 on the current position",
             1: "a head of layer 0 attends one position back, but it is not the one on which the loss depends",
             3: "no head of layer 0 has a mean weight above 0.2 three positions back",
             4: "no head of layer 0 has a mean weight above 0.2 four positions back",
@@ -294,6 +315,8 @@ def labeled(seed, K, C, N, M):
             "means[1:2] - means[0]": "only the first difference of means is taken away, and there are K - 1 of them",
         },
         "centered = x - x.mean(dim=0)": {
+            "centered = others - others.mean(dim=0)": "S is computed from `others`: what is erased has to come from x "
+            "and its labels alone",
             "centered = x": "the mean is not subtracted from x before S is computed",
         },
         "torch.linalg.solve(centered.T @ centered, d.T)": {
@@ -304,6 +327,9 @@ def labeled(seed, K, C, N, M):
         },
         "(others - x.mean(dim=0)) @ w": {
             "others @ w": "the mean is not subtracted from `others`: every vector is moved by a constant as well",
+            "(others - means[0]) @ w": "the mean of label 0 is subtracted from `others`: m is the mean of all of x",
+            "(others - means.mean(dim=0)) @ w": "the mean of the means is subtracted from `others`: m is the mean of "
+            "all of x, in which some labels are more frequent than others",
             "(others - others.mean(dim=0)) @ w": "the mean of `others` is subtracted: what is erased has to come from "
             "x and its labels alone",
         },

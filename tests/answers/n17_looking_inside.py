@@ -145,6 +145,7 @@ RIGHT = {
         Several([example_by_example, 1 / 2]),
         Several([as_a_matrix, torch.tensor(0.5)]),
         Several([in_numpy, np.float64(0.5)]),
+        Several([lambda x: torch.stack(as_a_matrix(x)), 0.5]),
     ],
     "unknown_model": [
         {"ahead": 2, "necessary": 3, "distance": 2, "decoy": 0},
@@ -161,11 +162,15 @@ WRONG = {
         "a slice of the rows": lambda heads, weight, direction: by_einsum(heads, weight.mT, direction),
         "the heads come first": lambda *inputs: by_einsum(*inputs).mT,
         "one row per head": lambda *inputs: by_einsum(*inputs).sum(dim=0),
+        "the projection is left out": lambda heads, weight, direction: (heads * direction.view(len(heads), 1, -1)).sum(
+            dim=2
+        ),
         "keep the sign": lambda *inputs: direction_first(*inputs).abs(),
     },
     "own_values": {
         "hardly changes": Several([by_unflatten, "a"]),
         "not near one half": Several([by_unflatten, "b"]),
+        "all queries come first": lambda qkv, n_head, head: qkv.unflatten(-1, (n_head, 3, -1))[:, :, head, 2],
         "these are the keys": lambda qkv, n_head, head: qkv.unflatten(-1, (3, n_head, -1))[:, :, 1, head],
     },
     "affine_lens": {
@@ -176,6 +181,7 @@ WRONG = {
     },
     "two_losses": {
         "0.4: sharing has": Several([by_variance, 0.4]),
+        "divided by N - 1": lambda x: (x[:, 1].var() if len(x) > 1 else torch.nan, by_variance(x)[1]),
         "about equal": Several([by_variance, 0.57]),
     },
     "erase": {
