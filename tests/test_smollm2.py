@@ -240,6 +240,21 @@ def test_the_logit_lens_reads_the_hidden_states_of_transformers(installed, their
     assert " Paris" not in top[:27] and top[27:] == [" Paris"] * 3
 
 
+def test_the_stored_maps_of_the_passage_are_its_own(installed):
+    """Those of notebook 17's last picture, in percent, in data/shakespeare-gpt/training.json."""
+    model, tokenizer = installed
+    stored = json.loads((data_dir() / "shakespeare-gpt" / "training.json").read_text(encoding="utf-8"))["smollm2"]
+    ids = tokenizer.encode("To be, or not to be")
+    assert stored.pop("tokens") == [tokenizer.decode([i]) for i in ids]
+    with torch.no_grad(), probe.attention(model) as maps:
+        model(torch.tensor([ids]))
+    row, column = torch.tril_indices(len(ids), len(ids))
+    for name, layer, head in (("L16H0", 16, 0), ("L18H6", 18, 6)):
+        difference = 100 * maps[layer][0, head, row, column] - torch.tensor(stored.pop(name))
+        assert difference.abs().max() < 0.6, name
+    assert not stored
+
+
 def test_ids_are_those_of_tokenizers_on_all_texts(installed):
     """transformers' own conversion of the file leaves out the digits' splitting, which the file names ("smollm")."""
     _, tokenizer = installed
